@@ -1,0 +1,56 @@
+# Everything lives in .venv; each target first installs what it needs there.
+# `make help` lists the targets. Another Python: make book PYTHON=python3.12
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+# Byte code is written when a module is first imported, not for all of them here.
+INSTALL := $(PIP) install --quiet --no-compile --prefer-binary -c constraints.txt
+PAGE := _build/html/index.html
+
+.DEFAULT_GOAL := help
+.PHONY: help book test notebooks portable lab lock clean
+
+help:  ## list the targets
+	@grep -E '^[a-z]+: .*##' Makefile | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 20
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo "$(PYTHON) is older than 3.11; name another: make PYTHON=python3.12"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+# Two sets: the small one builds the book (no torch), the full one runs it.
+$(VENV)/book.stamp: requirements-book.txt constraints.txt | $(BIN)/python
+	$(INSTALL) -r requirements-book.txt
+	@touch $@
+
+$(VENV)/full.stamp: requirements-dev.txt requirements.txt requirements-book.txt \
+                    constraints.txt pyproject.toml | $(BIN)/python
+	$(INSTALL) -r requirements-dev.txt
+	@touch $@ $(VENV)/book.stamp
+
+book: $(VENV)/book.stamp  ## build the book (installs no torch)
+	$(BIN)/jupyter-book build -n -W --keep-going .
+	@echo; echo "Open $(PAGE)"
+
+test: $(VENV)/full.stamp  ## run every check: lint, library, notebooks, book
+	@.ci/checks $(BIN)
+
+notebooks: $(VENV)/full.stamp  ## run all notebooks again and store their output
+	OMP_NUM_THREADS=1 $(BIN)/python tests/book/save_notebooks.py $(NB)
+
+portable: $(VENV)/full.stamp  ## check the notebooks on the oldest instruction set
+	ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 .ci/checks $(BIN) notebooks
+
+lab: $(VENV)/full.stamp  ## open the notebooks in JupyterLab
+	$(BIN)/jupyter lab
+
+lock: requirements-dev.txt  ## make constraints.txt again (needs uv)
+	uv pip compile --universal --python-version 3.11 --no-annotate --no-emit-index-url \
+	  --no-emit-find-links --no-emit-package reptile-book --upgrade \
+	  --custom-compile-command "make lock" requirements-dev.txt -o constraints.txt
+
+clean:  ## remove what was built; keeps .venv
+	rm -rf _build chapters/appendices/api .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +

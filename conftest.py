@@ -1,0 +1,57 @@
+"""Rules that hold for every test: what happens when a data set is missing.
+
+A notebook names the data sets it needs in its metadata, {"reptile": {"data": [...]}};
+a test names them with the marker `needs_data`. Where a set is not at hand they are
+skipped, and the reason says how to get it. With REPTILE_REQUIRE_DATA=1 (continuous
+integration) the skip is a failure.
+"""
+
+import json
+import os
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+
+def pytest_configure(config):
+    config.addinivalue_line(
+        "markers", "needs_data(*names): skip where one of these data sets is missing"
+    )
+
+
+def has_data(name):
+    """Say whether the data set is in $REPTILE_DATA or in the download cache."""
+    root = os.environ.get("REPTILE_DATA")
+    if root and (Path(root) / name).is_dir():
+        return True
+    cache_dir = os.environ.get("REPTILE_CACHE") or Path.home() / ".cache/reptile_lib"
+    return any(Path(cache_dir).glob(f"{name}*"))
+
+
+@cache
+def data_of_notebook(path):
+    metadata = json.loads(path.read_text(encoding="utf-8"))["metadata"]
+    return tuple(metadata.get("reptile", {}).get("data", ()))
+
+
+def data_of(item):
+    if item.path.suffix == ".ipynb":
+        return data_of_notebook(item.path)
+    return tuple(n for mark in item.iter_markers("needs_data") for n in mark.args)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item):
+    missing = [name for name in data_of(item) if not has_data(name)]
+    if not missing:
+        return
+    names = ", ".join(missing)
+    reason = (
+        f"data set missing: {names}. Get it with python -c"
+        f" \"from reptile_lib import load; load('{missing[0]}')\""
+        " or set REPTILE_DATA to a folder that holds it"
+    )
+    if os.environ.get("REPTILE_REQUIRE_DATA") == "1":
+        pytest.fail(reason, pytrace=False)
+    pytest.skip(reason)
