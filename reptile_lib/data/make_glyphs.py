@@ -21,8 +21,8 @@ from pathlib import Path
 
 import matplotlib
 import numpy as np
-from fontTools.pens.basePen import BasePen
-from fontTools.ttLib import TTFont
+from fontTools.pens.basePen import BasePen  # type: ignore[import-untyped]
+from fontTools.ttLib import TTFont  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 
 from reptile_lib.data import packed
@@ -31,6 +31,7 @@ from reptile_lib.data.packed import SIDE
 
 Floats = NDArray[np.float64]
 Bits = NDArray[np.bool_]
+Point = tuple[float, float]
 
 EXAMPLES = 20
 GRID = 64  # of the bitmap that is thinned
@@ -46,18 +47,16 @@ class Outline(BasePen):  # type: ignore[misc]
 
     def __init__(self, glyphs: object) -> None:
         super().__init__(glyphs)
-        self.segments: list[tuple[tuple[float, float], tuple[float, float]]] = []
+        self.segments: list[tuple[Point, Point]] = []
 
-    def _moveTo(self, point: tuple[float, float]) -> None:
+    def _moveTo(self, point: Point) -> None:  # noqa: N802
         self.start = self.at = point
 
-    def _lineTo(self, point: tuple[float, float]) -> None:
+    def _lineTo(self, point: Point) -> None:  # noqa: N802
         self.segments.append((self.at, point))
         self.at = point
 
-    def _qCurveToOne(
-        self, control: tuple[float, float], end: tuple[float, float]
-    ) -> None:
+    def _qCurveToOne(self, control: Point, end: Point) -> None:  # noqa: N802
         (ax, ay), (bx, by), (cx, cy) = self.at, control, end
         for i in range(1, 9):
             t, s = i / 8, 1 - i / 8
@@ -68,7 +67,7 @@ class Outline(BasePen):  # type: ignore[misc]
                 )
             )
 
-    def _closePath(self) -> None:
+    def _closePath(self) -> None:  # noqa: N802
         self._lineTo(self.start)
 
 

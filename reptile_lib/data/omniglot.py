@@ -1,0 +1,161 @@
+"""Omniglot: 1623 characters of 50 alphabets, each drawn by twenty people.
+
+Lake, Salakhutdinov, Tenenbaum 2015, Science 350:1332. Prepared and split as the Reptile
+authors do it (openai/supervised-reptile, `supervised_reptile/omniglot.py`).
+"""
+
+import hashlib
+import http.client
+import io
+import os
+import random
+import re
+import zipfile
+import zlib
+from collections import defaultdict
+from contextlib import suppress
+from pathlib import Path
+from typing import IO
+from urllib.request import urlopen
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+
+from reptile_lib.data import packed
+from reptile_lib.data.classes import Classes, Splits
+from reptile_lib.errors import UserError
+from reptile_lib.files import written_whole
+
+SHA256 = "dad0dcd1bea0d6fa00631c3eaa42cfd139eeeddef4dfc3bdfd15f88fd0556445"
+ZIPS = ("images_background", "images_evaluation")
+CHARACTERS, EXAMPLES, TRAIN = 1623, 20, 1200
+REMEDY = "or set REPTILE_DATA to a folder that holds omniglot/images_*.zip"
+
+
+def load(seed: int = 0, val_classes: int = 0) -> Splits:
+    """Return Omniglot: images [characters, 20, 1, 28, 28], names "Greek/character01".
+
+    The characters of both published sets are shuffled with `seed`; the first 1200 are
+    for training, the other 423 for testing. `val_classes` of the 1200, the last ones,
+    are set aside for validation: only who chooses settings needs any.
+
+    The drawings come from a cache in `$REPTILE_CACHE` (default: ~/.cache/reptile_lib);
+    else from the published zip files in `$REPTILE_DATA/omniglot`; else these are
+    downloaded (14 MB). Whatever the way, the pixels are verified.
+
+    Raises:
+        UserError: `val_classes` is not in 0..1200; the data is neither there nor can it
+            be downloaded; it is damaged.
+    """
+    if not 0 <= val_classes <= TRAIN:
+        raise UserError(f"val_classes is {val_classes}: choose from 0 to {TRAIN}")
+    names, bits = _cached()
+    order = list(range(CHARACTERS))
+    random.Random(seed).shuffle(order)
+
+    def part(rows: list[int]) -> Classes:
+        return packed.to_classes([names[row] for row in rows], bits[rows])
+
+    cut = TRAIN - val_classes
+    return Splits(part(order[:cut]), part(order[cut:TRAIN]), part(order[TRAIN:]))
+
+
+def _cached() -> tuple[tuple[str, ...], NDArray[np.uint8]]:
+    """Return (names, bits [1623, 20, 98]) in the order of the names."""
+    folder = os.environ.get("REPTILE_CACHE") or Path.home() / ".cache" / "reptile_lib"
+    cache = Path(folder, "omniglot.npz")
+    with suppress(UserError):  # absent or damaged: made anew
+        return packed.read(cache, SHA256)
+    names, bits = _from_zips()
+    # where nothing can be written, the next load takes longer, no more
+    with suppress(UserError), written_whole(cache) as file:
+        file.write_bytes(packed.to_bytes(names, bits))
+    return names, bits
+
+
+def _from_zips() -> tuple[tuple[str, ...], NDArray[np.uint8]]:
+    """Read both zip files, from disk or from the network, and verify the pixels."""
+    drawings: dict[str, list[NDArray[np.bool_]]] = {}
+    sources = []
+    data = os.environ.get("REPTILE_DATA")
+    for stem in ZIPS:
+        local = Path(data or "", "omniglot", f"{stem}.zip")
+        if data and local.exists():
+            sources.append(str(local))
+            drawings |= _read_zip(local, stem, str(local))
+        else:
+            url, content = _download(stem)
+            sources.append(url)
+            drawings |= _read_zip(io.BytesIO(content), stem, url)
+    counts = {len(examples) for examples in drawings.values()}
+    found = f"{len(drawings)} characters with {sorted(counts)} drawings"
+    where = " and ".join(sources)
+    if len(drawings) != CHARACTERS or counts != {EXAMPLES}:
+        raise UserError(
+            f"{where} hold {found}, not {CHARACTERS} with {EXAMPLES}: "
+            "get the published files"
+        )
+    names = tuple(sorted(drawings, key=lambda name: name.split("/")))
+    bits = packed.pack(np.array([drawings[name] for name in names]))
+    if packed.fingerprint(names, bits) != SHA256:
+        raise UserError(
+            f"{where} hold other pictures than Omniglot's: get the published files"
+        )
+    return names, bits
+
+
+def _read_zip(
+    file: Path | IO[bytes], stem: str, where: str
+) -> dict[str, list[NDArray[np.bool_]]]:
+    """Return the 28 x 28 drawings of each "alphabet/character", true where white.
+
+    They are read in memory: nothing is extracted, so no name in the zip file is ever
+    used as a path. What is not a drawing is passed over.
+    """
+    pattern = re.compile(rf"{stem}/([^/]+/character\d+)/\d+_\d+\.png")
+    drawings = defaultdict(list)
+    try:
+        with zipfile.ZipFile(file) as content:
+            for name in sorted(content.namelist()):
+                if match := pattern.fullmatch(name):
+                    with Image.open(io.BytesIO(content.read(name))) as image:
+                        # nearest is what resizing such an image does by default
+                        small = image.convert("1").resize((packed.SIDE, packed.SIDE))
+                    drawings[match[1]].append(np.array(small))
+    except (
+        OSError,
+        EOFError,
+        NotImplementedError,  # a compression that no sound file has
+        RuntimeError,  # encrypted
+        zipfile.BadZipFile,
+        zlib.error,
+        UnidentifiedImageError,
+    ) as error:
+        raise UserError(
+            f"{where} is damaged ({error}): get the published file again"
+        ) from error
+    return drawings
+
+
+def _download(stem: str) -> tuple[str, bytes]:
+    """Return the address and the content of a published zip file, its md5 verified.
+
+    torchvision knows both; it is imported here only, because that takes seconds.
+    """
+    from torchvision.datasets import Omniglot
+
+    url = f"{Omniglot.download_url_prefix}/{stem}.zip"
+    try:
+        with urlopen(url, timeout=30) as response:
+            content: bytes = response.read()
+    except (OSError, http.client.HTTPException) as error:
+        raise UserError(
+            f"cannot download {url} ({error}): check the network, {REMEDY}"
+        ) from error
+    md5 = hashlib.md5(content, usedforsecurity=False).hexdigest()
+    if md5 != Omniglot.zips_md5[stem]:
+        raise UserError(
+            f"the download of {url} is damaged (md5 {md5}): try again, {REMEDY}"
+        )
+    return url, content
