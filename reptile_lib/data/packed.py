@@ -45,7 +45,7 @@ def read(path: Path, sha256: str) -> tuple[tuple[str, ...], NDArray[np.uint8]]:
             fingerprint.
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
             names, bits = tuple(map(str, file["names"])), file["bits"]
     except FileNotFoundError:
         raise UserError(f"{path} is missing: install the package again") from None

@@ -1,0 +1,39 @@
+"""Reptile: learn an initialisation from which a few gradient steps solve a new task."""
+
+from reptile_lib.data import Classes, Splits, load
+from reptile_lib.errors import UserError
+from reptile_lib.evaluate import Evaluation, Score, adaptation_curve, evaluate
+from reptile_lib.inner import Batch, adam, adapt, gd, momentum, sgd
+from reptile_lib.meta import constant, linear
+from reptile_lib.models import conv4, mlp
+from reptile_lib.tasks import FewShotTasks, Quadratics, Sine
+from reptile_lib.train import FOMAML, MAML, Joint, MetaLearner, Reptile
+
+__all__ = [
+    "FOMAML",
+    "MAML",
+    "Batch",
+    "Classes",
+    "Evaluation",
+    "FewShotTasks",
+    "Joint",
+    "MetaLearner",
+    "Quadratics",
+    "Reptile",
+    "Score",
+    "Sine",
+    "Splits",
+    "UserError",
+    "adam",
+    "adaptation_curve",
+    "adapt",
+    "constant",
+    "conv4",
+    "evaluate",
+    "gd",
+    "linear",
+    "load",
+    "mlp",
+    "momentum",
+    "sgd",
+]

@@ -1,0 +1,238 @@
+"""Few-shot evaluation: adapt to new tasks, then count right answers.
+
+Batch norm uses the statistics of the batch at hand, so it matters which queries are
+shown together (Nichol et al. 2018, section 6.1):
+
+- transductive: one forward pass over all queries of a task, which lets information
+  about them flow through the normalisation;
+- non-transductive: each query alone, together with the whole support set.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from reptile_lib.errors import UserError
+from reptile_lib.inner import (
+    Batch,
+    Engine,
+    InnerOptimizer,
+    Moments,
+    State,
+    adapt,
+    make_loss,
+    map_tasks,
+)
+from reptile_lib.rng import TEST, draws
+from reptile_lib.tasks import Episodes, FewShotTasks, Tasks
+
+CHUNK = 100  # tasks held in memory at a time
+
+
+class Learner(Protocol):
+    """What evaluation needs of a learner; `train.MetaLearner` has it."""
+
+    model: nn.Module  # on the device where the tasks will live
+    criterion: Callable[[Tensor, Tensor], Tensor]
+    inner: InnerOptimizer
+    inner_batch: int | None
+    moments: Moments
+    engine: Engine
+
+    @property
+    def phi(self) -> Tensor:
+        """The initialisation [P]."""
+        ...
+
+    @property
+    def inner_state(self) -> State | None:
+        """The inner optimiser's state at the end of training, if it was carried."""
+        ...
+
+
+@dataclass(frozen=True)
+class Score:
+    """Mean accuracy over tasks with its 95 % confidence interval."""
+
+    values: Tensor  # [tasks], accuracy of each task in [0, 1]; float64 on the CPU
+
+    @property
+    def accuracy(self) -> float:
+        """Mean over tasks, in [0, 1]."""
+        return self.values.mean().item()
+
+    @property
+    def ci95(self) -> float:
+        """Half width of the normal 95 % interval of the mean; nan for one task."""
+        return 1.96 * self.values.std().item() / math.sqrt(len(self.values))
+
+    def as_dict(self) -> dict[str, float | int]:
+        """Return accuracy, ci95 and the number of tasks, for JSON."""
+        return {
+            "accuracy": self.accuracy,
+            "ci95": self.ci95,
+            "tasks": len(self.values),
+        }
+
+    def __str__(self) -> str:
+        """Read as "81.4 ± 1.2 % (1000 tasks)"."""
+        accuracy, ci95 = 100 * self.accuracy, 100 * self.ci95
+        return f"{accuracy:.1f} ± {ci95:.1f} % ({len(self.values)} tasks)"
+
+
+class Evaluation(NamedTuple):
+    """The scores of both protocols on the same tasks."""
+
+    transductive: Score
+    non_transductive: Score
+
+    def __str__(self) -> str:
+        """Print a line a protocol."""
+        return (
+            f"transductive:     {self.transductive}\n"
+            f"non-transductive: {self.non_transductive}"
+        )
+
+
+def evaluate(
+    learner: Learner,
+    tasks: FewShotTasks,
+    *,
+    inner_steps: int = 50,
+    inner_batch: int | None = None,
+    count: int = 1000,
+    seed: int = 0,
+    stream: int = TEST,
+    moments: Moments | None = None,
+) -> Evaluation:
+    """Adapt φ to `count` tasks, one by one from the same start, and score the queries.
+
+    Args:
+        learner: the meta-learner; it is not changed.
+        tasks: few-shot tasks, usually of classes that training never saw.
+        inner_steps: steps of adaptation; the paper takes 50 on Omniglot.
+        inner_batch: examples a step; by default the learner's, or the whole support
+            set where that is smaller.
+        count: number of tasks.
+        seed: which tasks; the same seed gives the same tasks to every learner.
+        stream: `rng.TEST` or `rng.VALIDATE`.
+        moments: "carry" starts the inner optimiser from the state that training left,
+            as the authors' code does; "reset" from nothing. Default: as in training.
+
+    Raises:
+        UserError: the model does not answer as many ways as the tasks have.
+    """
+    loss, forward = make_loss(learner.model, learner.criterion)
+    check_ways(forward, learner.phi, tasks)
+    if inner_batch is None:
+        size = tasks.ways * tasks.shots
+        inner_batch = min(learner.inner_batch or size, size)
+
+    def one(theta: Tensor, x: Tensor, query_x: Tensor, query_y: Tensor) -> Tensor:
+        together = forward(theta, query_x)  # [Q, ways]
+        alone = [forward(theta, torch.cat([x, q[None]]))[-1] for q in query_x]
+        hits = torch.stack([together, torch.stack(alone)]).argmax(-1) == query_y
+        return hits.double().mean(1)  # [2]: both protocols
+
+    scores = []
+    for (support, order, query), state in _chunks(
+        learner, tasks, inner_steps, inner_batch, count, seed, stream, moments
+    ):
+        adapted = adapt(
+            loss, learner.phi, support, order, learner.inner, state, learner.engine
+        )
+        scores.append(
+            map_tasks(one, learner.engine, adapted.theta, support.x, *query).cpu()
+        )
+    return Evaluation(*map(Score, torch.cat(scores).unbind(1)))
+
+
+def adaptation_curve(
+    learner: Learner,
+    tasks: Tasks,
+    *,
+    inner_steps: int,
+    inner_batch: int | None = None,
+    count: int = 1000,
+    seed: int = 0,
+    moments: Moments | None = None,
+) -> Tensor:
+    """Measure the query loss of `count` tasks after 0, 1, ... k inner steps.
+
+    `inner_batch` None takes the whole support set; the rest is as in `evaluate`.
+
+    Returns:
+        float64 [count, k + 1] on the CPU.
+    """
+    loss, _ = make_loss(learner.model, learner.criterion)
+
+    def query_loss(theta: Tensor, query: Batch) -> Tensor:
+        return map_tasks(
+            lambda theta, x, y: loss(theta, Batch(x, y)), learner.engine, theta, *query
+        )
+
+    curves = []
+    for (support, order, query), state in _chunks(
+        learner, tasks, inner_steps, inner_batch, count, seed, TEST, moments
+    ):
+        theta = learner.phi.expand(len(order), -1)
+        losses = [query_loss(theta, query)]
+        theta = learner.phi
+        for j in range(inner_steps):
+            theta, state, _ = adapt(
+                loss,
+                theta,
+                support,
+                order[:, j : j + 1],
+                learner.inner,
+                state,
+                learner.engine,
+            )
+            losses.append(query_loss(theta, query))
+        curves.append(torch.stack(losses, 1).double().cpu())
+    return torch.cat(curves)
+
+
+def _chunks(
+    learner: Learner,
+    tasks: Tasks,
+    inner_steps: int,
+    inner_batch: int | None,
+    count: int,
+    seed: int,
+    stream: int,
+    moments: Moments | None,
+) -> Iterator[tuple[Episodes, State | None]]:
+    """Sample `count` tasks in pieces, each with the inner state to start from."""
+    if count < 1 or inner_steps < 0:
+        raise UserError(
+            f"count = {count}, inner_steps = {inner_steps}; give at least 1 task and"
+            " no negative number of steps"
+        )
+    carried = (moments or learner.moments) == "carry"
+    device = learner.phi.device
+    tasks = tasks.to(device)
+    for first in range(0, count, CHUNK):
+        chunk = range(first, min(first + CHUNK, count))
+        chosen = draws(seed, stream, range(1), chunk, device)
+        yield (
+            tasks.sample(chosen, inner_steps, inner_batch),
+            learner.inner_state if carried else None,
+        )
+
+
+def check_ways(
+    forward: Callable[[Tensor, Tensor], Tensor], phi: Tensor, tasks: FewShotTasks
+) -> None:
+    """Raise UserError unless the model gives one logit for each of the tasks' ways."""
+    x = tasks.to(phi.device).classes.images[:2, 0].float()
+    answers = forward(phi, x).shape[-1]
+    if answers != tasks.ways:
+        raise UserError(
+            f"the model tells {answers} classes apart, the tasks have {tasks.ways} ways;"
+            " build the model and the tasks with the same number"
+        )

@@ -1,0 +1,143 @@
+"""The algorithm: Reptile and its relatives as outer rules, and schedules of ε.
+
+Every rule looks at the tasks of one meta-step and names a target; the outer step then
+moves φ a fraction ε of the way, φ ← φ + ε(target − φ):
+
+    rule      target                                       source
+    reptile   mean of φ̃ᵢ = U_τᵢ^k(φ)                       Nichol et al. 2018, alg. 1, 2
+    fomaml    φ − mean of ∇L_query(φ̃ᵢ)                     Finn et al. 2017; Nichol § 3
+    maml      φ − ∇ mean of L_query(φ̃ᵢ(φ)), through U      Finn et al. 2017
+    joint     φ − ∇ mean of L_support(φ), no inner loop    joint training
+
+For the last three, ε is the outer learning rate.
+"""
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.func import vmap
+
+from reptile_lib.errors import UserError
+from reptile_lib.inner import (
+    Batch,
+    Engine,
+    InnerOptimizer,
+    Loss,
+    State,
+    adapt,
+    gradient,
+    map_tasks,
+    mean_state,
+)
+from reptile_lib.tasks import Episodes
+
+
+class Target(NamedTuple):
+    """What a rule makes of the tasks of one meta-step."""
+
+    phi: Tensor  # [P]: where to move
+    state: State | None  # inner state, averaged over the tasks; None if untouched
+    loss: Tensor  # []: mean training loss of the tasks, to watch
+
+
+Rule = Callable[[Loss, Tensor, Episodes, InnerOptimizer, State | None, Engine], Target]
+
+
+def reptile(
+    loss: Loss,
+    phi: Tensor,
+    episodes: Episodes,
+    inner: InnerOptimizer,
+    state: State | None,
+    engine: Engine,
+) -> Target:
+    """Target the mean of the adapted parameters; the loss is that of the inner steps."""
+    support, order, _ = episodes
+    adapted = adapt(loss, phi, support, order, inner, state, engine)
+    return Target(
+        adapted.theta.mean(0), mean_state(adapted.state), adapted.losses.mean()
+    )
+
+
+def fomaml(
+    loss: Loss,
+    phi: Tensor,
+    episodes: Episodes,
+    inner: InnerOptimizer,
+    state: State | None,
+    engine: Engine,
+) -> Target:
+    """Step along the query gradient taken at φ̃, as if φ̃ did not depend on φ."""
+    support, order, query = episodes
+    adapted = adapt(loss, phi, support, order, inner, state, engine)
+    g, value = _mean_gradient(loss, adapted.theta, query, engine)
+    return Target(phi - g, mean_state(adapted.state), value)
+
+
+def maml(
+    loss: Loss,
+    phi: Tensor,
+    episodes: Episodes,
+    inner: InnerOptimizer,
+    state: State | None,
+    engine: Engine,
+) -> Target:
+    """Step along the gradient of the query loss through the inner steps."""
+    support, order, query = episodes
+    start = phi.detach().requires_grad_()
+    with torch.enable_grad():
+        adapted = adapt(
+            loss, start, support, order, inner, state, engine, differentiable=True
+        )
+        value = vmap(loss)(adapted.theta, query).mean()
+    (g,) = torch.autograd.grad(value, start)
+    states = {name: value.detach() for name, value in adapted.state.items()}
+    return Target(phi - g, mean_state(states), value.detach())
+
+
+def joint(
+    loss: Loss,
+    phi: Tensor,
+    episodes: Episodes,
+    inner: InnerOptimizer,
+    state: State | None,
+    engine: Engine,
+) -> Target:
+    """Step along the mean support gradient at φ: train one model for all tasks."""
+    theta = phi.expand(len(episodes.order), -1)
+    g, value = _mean_gradient(loss, theta, episodes.support, engine)
+    return Target(phi - g, state, value)
+
+
+def _mean_gradient(
+    loss: Loss, theta: Tensor, batch: Batch, engine: Engine
+) -> tuple[Tensor, Tensor]:
+    """Mean over tasks of the gradient [P] and the loss [] at theta [n, P]."""
+    if engine != "loop":
+        g, values = gradient(vmap(loss), theta, batch)
+        return g.mean(0), values.mean()
+
+    def one(theta: Tensor, x: Tensor, y: Tensor) -> Tensor:
+        return torch.cat([t.view(-1) for t in gradient(loss, theta, Batch(x, y))])
+
+    mean = map_tasks(one, engine, theta, *batch).mean(0)
+    return mean[:-1], mean[-1]
+
+
+Schedule = Callable[[float], float]  # share of the meta-steps done, in [0, 1) -> ε
+
+
+def constant(epsilon: float) -> Schedule:
+    """Keep ε as it is."""
+    return linear(epsilon, epsilon)
+
+
+def linear(start: float, end: float) -> Schedule:
+    """Move ε from `start` to `end` in equal steps; the paper's schedule is 1 to 0."""
+    for epsilon in (start, end):
+        if not math.isfinite(epsilon) or epsilon < 0:
+            raise UserError(f"epsilon = {epsilon}; give a number that is not negative")
+    return lambda done: (1 - done) * start + done * end

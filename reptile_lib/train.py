@@ -1,0 +1,305 @@
+"""The full training loop around the outer rules of `meta`.
+
+    learner = Reptile(conv4(ways=5), inner=adam(lr=1e-3), inner_steps=5, inner_batch=10)
+    learner.fit(tasks, meta_steps=1_000, meta_batch=5, epsilon=linear(1.0, 0.0))
+
+`fit` draws the tasks of many meta-steps at once, runs them without waiting for the
+device, and looks at the result once per chunk.
+"""
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from tqdm import tqdm
+
+from reptile_lib import checkpoint
+from reptile_lib.errors import UserError
+from reptile_lib.evaluate import check_ways
+from reptile_lib.inner import (
+    Engine,
+    InnerOptimizer,
+    Loss,
+    Moments,
+    State,
+    choose_engine,
+    make_loss,
+)
+from reptile_lib.meta import Rule, Schedule, fomaml, joint, maml, reptile
+from reptile_lib.params import interpolate, layout, ravel
+from reptile_lib.rng import TRAIN, draws
+from reptile_lib.tasks import FewShotTasks, Tasks
+
+CHUNK = 256  # tasks drawn at a time: bounds memory, and how late a NaN is noticed
+HISTORY_ROWS = 200  # about as many rows as a history has
+
+
+class MetaState(NamedTuple):
+    """All that a meta-step changes; replaced as a whole, so never half-updated."""
+
+    phi: Tensor  # [P]
+    inner_state: State | None  # mean over the last meta-step's tasks
+    meta_step: int  # meta-steps done
+
+
+@dataclass
+class MetaLearner:
+    """A model, an inner loop, and the rule that learns its initialisation φ.
+
+    Attributes:
+        model: any module without running statistics. It lends its structure and its
+            initial parameters; training leaves it as it is.
+        inner: the inner optimiser.
+        inner_steps: k, inner steps a task.
+        inner_batch: examples an inner step; None takes the whole support set.
+        rule: the outer rule, see `meta`.
+        criterion: criterion(outputs, y) -> scalar loss.
+        moments: whether the inner optimiser's state outlives a task. "carry" hands the
+            mean state of a meta-batch on to the next meta-step and to evaluation, as
+            the authors' code does one task after the other; "reset" forgets it.
+        device: "auto" takes a CUDA device where there is one.
+        engine: how tasks are spread, see `inner.map_tasks`; "auto" picks.
+    """
+
+    model: nn.Module
+    inner: InnerOptimizer
+    inner_steps: int
+    inner_batch: int | None = None
+    rule: Rule = reptile
+    criterion: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy
+    moments: Moments = "carry"
+    device: str | torch.device = "auto"
+    engine: Engine = "auto"
+    state: MetaState = field(init=False, repr=False)
+    history: list[dict[str, float]] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        """Move the model to the device and read φ off it.
+
+        Raises:
+            UserError: a setting is out of range, the device is absent, or the model
+                keeps running statistics.
+        """
+        if self.inner_steps < 1 or (self.inner_batch or 1) < 1:
+            raise UserError(
+                f"inner_steps = {self.inner_steps}, inner_batch = {self.inner_batch};"
+                " give at least 1 of each"
+            )
+        for name, module in self.model.named_modules():
+            if getattr(module, "running_mean", None) is not None:
+                raise UserError(
+                    f"{name!r} keeps running statistics, which tasks would mix up;"
+                    " build it with track_running_stats=False"
+                )
+        self.device = find_device(self.device)
+        self.model = self.model.to(self.device)
+        if self.inner.full_batch:
+            self.inner_batch = None
+        if self.engine == "auto":
+            self.engine = choose_engine(self.model, self.device)
+        self.state = MetaState(ravel(self.model), None, 0)
+        self.history = []
+
+    @property
+    def phi(self) -> Tensor:
+        """The initialisation φ [P]."""
+        return self.state.phi
+
+    @property
+    def inner_state(self) -> State | None:
+        """Mean inner state after the last meta-step; None before the first."""
+        return self.state.inner_state
+
+    def fit(
+        self,
+        tasks: Tasks,
+        *,
+        meta_steps: int,
+        meta_batch: int = 1,
+        epsilon: Schedule,
+        seed: int = 0,
+        validate: Callable[["MetaLearner"], dict[str, float]] | None = None,
+        validate_every: int = 0,
+        checkpoint_to: Path | None = None,
+        checkpoint_every: int = 0,
+        config: dict[str, Any] | None = None,
+        progress: bool = False,
+    ) -> None:
+        """Train φ until `meta_steps` meta-steps are done, from where it stands.
+
+        With `meta_batch` = 1 and `rule` = reptile this is algorithm 1 of the paper
+        (serial), with more tasks a meta-step algorithm 2 (batched). The same seed gives
+        the same φ, bit for bit on one machine, also across a stop and `restore`.
+
+        Args:
+            tasks: where tasks come from.
+            meta_steps: meta-steps in all, those already done included.
+            meta_batch: n, tasks a meta-step.
+            epsilon: ε as a function of the share of meta-steps done, see `meta`.
+            seed: draws the tasks.
+            validate: measures the learner, for the history; give it validation classes.
+            validate_every: meta-steps between two calls; 0 for never.
+            checkpoint_to: file for checkpoints; also written at the end and on Ctrl-C.
+            checkpoint_every: meta-steps between two checkpoints; 0 for at the end only.
+            config: JSON settings to keep in the checkpoint.
+            progress: draw a progress bar on stderr.
+
+        Raises:
+            UserError: settings do not fit, the loss became NaN or infinite (φ is then
+                as before), or a checkpoint cannot be written.
+        """
+        if meta_batch < 1 or meta_steps <= self.state.meta_step:
+            raise UserError(
+                f"meta_batch = {meta_batch}, meta_steps = {meta_steps} with"
+                f" {self.state.meta_step} done; ask for more, or make a new learner"
+            )
+        loss, forward = make_loss(self.model, self.criterion)
+        if isinstance(tasks, FewShotTasks):
+            check_ways(forward, self.phi, tasks)
+        tasks = tasks.to(self.phi.device)
+        every = [max(1, meta_steps // HISTORY_ROWS), validate_every, checkpoint_every]
+
+        def write_checkpoint() -> None:
+            if checkpoint_to:
+                self.save(checkpoint_to, config)
+
+        if self.state.meta_step == 0:
+            write_checkpoint()  # a folder that cannot be written shows itself now
+        bar = tqdm(
+            total=meta_steps,
+            initial=self.state.meta_step,
+            disable=not progress,
+            unit="meta-step",
+            smoothing=0.05,
+        )
+        began = time.perf_counter() - (self.history[-1]["seconds"] if self.history else 0)
+        losses: list[float] = []
+        try:
+            with bar:
+                while (start := self.state.meta_step) < meta_steps:
+                    ends = [(start // n + 1) * n for n in every if n]
+                    stop = min(
+                        start + max(1, CHUNK // meta_batch), meta_steps, *ends
+                    )
+                    losses += self._steps(
+                        loss, tasks, range(start, stop), meta_steps, meta_batch, epsilon, seed
+                    )
+                    bar.update(stop - start)
+                    if stop not in (meta_steps, *ends):
+                        continue
+                    row = {
+                        "meta_step": stop,
+                        "epsilon": epsilon((stop - 1) / meta_steps),
+                        "loss": sum(losses) / len(losses),
+                        "seconds": time.perf_counter() - began,
+                    }
+                    if validate and validate_every and stop % validate_every == 0:
+                        row |= validate(self)
+                    self.history.append(row)
+                    bar.set_postfix(loss=f"{row['loss']:.3f}")
+                    losses = []
+                    if stop == meta_steps or (checkpoint_every and stop % checkpoint_every == 0):
+                        write_checkpoint()
+        except KeyboardInterrupt:
+            write_checkpoint()
+            raise
+
+    def _steps(
+        self,
+        loss: Loss,
+        tasks: Tasks,
+        steps: range,
+        meta_steps: int,
+        meta_batch: int,
+        epsilon: Schedule,
+        seed: int,
+    ) -> list[float]:
+        """Do some meta-steps without waiting for the device; return their losses."""
+        before = self.state
+        who = draws(seed, TRAIN, steps, range(meta_batch), self.phi.device)
+        episodes = tasks.sample(who, self.inner_steps, self.inner_batch)
+        losses = []
+        for i, step in enumerate(steps):
+            phi, state, _ = self.state
+            target = self.rule(
+                loss,
+                phi,
+                episodes.part(slice(i * meta_batch, (i + 1) * meta_batch)),
+                self.inner,
+                state if self.moments == "carry" else None,
+                self.engine,
+            )
+            phi = interpolate(phi, target.phi, epsilon(step / meta_steps))
+            self.state = MetaState(phi, target.state, step + 1)
+            losses.append(target.loss)
+        values: list[float] = torch.stack(losses).tolist()
+        values_and_phi = [*values, self.phi.sum().item()]
+        for step, value in zip([*steps, steps[-1]], values_and_phi, strict=True):
+            if not math.isfinite(value):
+                self.state = before
+                raise UserError(
+                    f"the training loss is {value} at meta-step {step}; lower the inner"
+                    f" learning rate (now {self.inner.lr}) or epsilon"
+                )
+        return values
+
+    def save(self, path: Path, config: dict[str, Any] | None = None) -> None:
+        """Write φ, the inner state, the history and `config` to one file.
+
+        Raises:
+            UserError: the file cannot be written; an older one then stays as it was.
+        """
+        metadata = {
+            "meta_step": self.state.meta_step,
+            "history": self.history,
+            "config": config or {},
+        }
+        where = layout(self.model)
+        checkpoint.save(path, self.phi, where, self.inner_state, metadata)
+
+    def restore(self, path: Path) -> None:
+        """Go on from where the run that wrote `path` stood.
+
+        Raises:
+            UserError: the file is missing, damaged, or another model's.
+        """
+        found = checkpoint.load(path)
+        phi = found.vector(layout(self.model)).to(self.phi)
+        state = found.inner_state
+        if state is not None:
+            state = {name: value.to(phi) for name, value in state.items()}
+        self.state = MetaState(phi, state, found.metadata["meta_step"])
+        self.history = found.metadata["history"]
+
+
+Reptile = partial(MetaLearner, rule=reptile)
+FOMAML = partial(MetaLearner, rule=fomaml)
+MAML = partial(MetaLearner, rule=maml)
+Joint = partial(MetaLearner, rule=joint)
+
+
+def find_device(name: str | torch.device) -> torch.device:
+    """Resolve a device name; "auto" is CUDA where present, else the CPU.
+
+    Raises:
+        UserError: CUDA is asked for and absent, or there is no such device.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise UserError(f"there is no device {name!r}; try auto, cpu or cuda") from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise UserError(
+            f"device {str(device)!r} was asked for, but torch finds no CUDA GPU;"
+            " use --device cpu, or auto"
+        )
+    return device
