@@ -31,6 +31,7 @@ $(VENV)/full.stamp: requirements-dev.txt requirements.txt requirements-book.txt 
 	@touch $@ $(VENV)/book.stamp
 
 book: $(VENV)/book.stamp  ## build the book (installs no torch)
+	@rm -rf chapters/appendices/api
 	$(BIN)/jupyter-book build -n -W --keep-going .
 	@echo; echo "Open $(PAGE)"
 
