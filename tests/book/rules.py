@@ -2,6 +2,7 @@
 
 import ast
 import re
+from itertools import pairwise
 
 MAX_COLUMNS = 78
 MAX_LINES = 25
@@ -153,7 +154,7 @@ def headings_are_in_order(nb):
     titles = sum(level == 1 for level, _ in found)
     if titles != 1:
         yield f"{titles} titles (# ...) instead of one"
-    for (above, _), (level, words) in zip(found, found[1:], strict=False):
+    for (above, _), (level, words) in pairwise(found):
         if level > above + 1:
             yield f"heading {words!r} skips a level"
 

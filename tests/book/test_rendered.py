@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import time
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 from urllib.parse import unquote, urldefrag, urlsplit
 
@@ -68,9 +69,9 @@ def loaded_by_page(soup):
                 yield tag[key]
         if tag.has_attr("srcset"):
             yield from (part.split()[0] for part in tag["srcset"].split(","))
-        if tag.name in ("link", "use", "image") and tag.has_attr("href"):
-            if "canonical" not in (tag.get("rel") or ()):
-                yield tag["href"]
+        is_loaded = tag.name in ("link", "use", "image") and tag.has_attr("href")
+        if is_loaded and "canonical" not in (tag.get("rel") or ()):
+            yield tag["href"]
         if tag.has_attr("style"):
             yield from loaded_by_style(tag["style"])
         if tag.name == "style":
@@ -147,7 +148,7 @@ def test_headings_are_in_order(path):
     levels = [int(h.name[1]) for h in found.find_all(re.compile("^h[1-6]$"))]
     assert levels.count(1) == 1
     assert levels[0] == 1
-    assert all(b <= a + 1 for a, b in zip(levels, levels[1:], strict=False)), levels
+    assert all(b <= a + 1 for a, b in pairwise(levels)), levels
 
 
 @cache
