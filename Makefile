@@ -32,7 +32,7 @@ $(VENV)/full.stamp: requirements-dev.txt requirements.txt requirements-book.txt 
 
 book: $(VENV)/book.stamp  ## build the book (installs no torch)
 	@rm -rf chapters/appendices/api
-	$(BIN)/jupyter-book build -n -W --keep-going .
+	$(BIN)/jupyter-book build -q .
 	@echo; echo "Open $(PAGE)"
 
 test: $(VENV)/full.stamp  ## run every check: lint, library, notebooks, book
