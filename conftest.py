@@ -3,7 +3,7 @@
 A notebook names the data sets it needs in its metadata, {"reptile": {"data": [...]}};
 a test names them with the marker `needs_data`. Where a set is not at hand they are
 skipped, and the reason says how to get it. With REPTILE_REQUIRE_DATA=1 (continuous
-integration) the skip is a failure.
+integration) every skip whose reason names REPTILE_DATA is a failure.
 """
 
 import json
@@ -44,14 +44,19 @@ def data_of(item):
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item):
     missing = [name for name in data_of(item) if not has_data(name)]
-    if not missing:
-        return
-    names = ", ".join(missing)
-    reason = (
-        f"data set missing: {names}. Get it with python -c"
-        f" \"from reptile_lib import load; load('{missing[0]}')\""
-        " or set REPTILE_DATA to a folder that holds it"
-    )
-    if os.environ.get("REPTILE_REQUIRE_DATA") == "1":
-        pytest.fail(reason, pytrace=False)
-    pytest.skip(reason)
+    if missing:
+        pytest.skip(
+            f"data set missing: {', '.join(missing)}. Get it with python -c"
+            f" \"from reptile_lib import load; load('{missing[0]}')\""
+            " or set REPTILE_DATA to a folder that holds it"
+        )
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item, call):
+    report = yield
+    required = os.environ.get("REPTILE_REQUIRE_DATA") == "1"
+    if required and report.skipped and "REPTILE_DATA" in (why := str(report.longrepr)):
+        report.outcome = "failed"
+        report.longrepr = f"skipped, but REPTILE_REQUIRE_DATA=1: {why}"
+    return report

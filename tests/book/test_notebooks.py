@@ -21,7 +21,8 @@ def by_name(path):
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=by_name)
 def test_notebook_keeps_the_rules(path):
     nb = json.loads(path.read_text(encoding="utf-8"))
-    assert [wrong for rule in rules.RULES for wrong in rule(nb)] == []
+    wrong = [words for rule in rules.RULES for words in rule(nb)]
+    assert not wrong, "\n".join([by_name(path), *wrong])
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=by_name)
@@ -187,6 +188,23 @@ def test_missing_data_is_seen(pytester, monkeypatch, required, outcome):
     result = pytester.runpytest("--nbval", "--nbval-current-env", "-rA")
     result.assert_outcomes(**{outcome: 1})
     result.stdout.fnmatch_lines(["*data set missing: omniglot*REPTILE_DATA*"])
+
+
+def test_a_skip_inside_a_test_is_seen_too(pytester, monkeypatch):
+    pytester.makeconftest((ROOT / "conftest.py").read_text(encoding="utf-8"))
+    pytester.makepyfile("""
+        import pytest
+
+        def test_data():
+            pytest.skip("put the zip into $REPTILE_DATA/omniglot")
+
+        def test_other():
+            pytest.skip("no browser")
+    """)
+    monkeypatch.delenv("REPTILE_REQUIRE_DATA", raising=False)
+    pytester.runpytest().assert_outcomes(skipped=2)
+    monkeypatch.setenv("REPTILE_REQUIRE_DATA", "1")
+    pytester.runpytest().assert_outcomes(skipped=1, failed=1)
 
 
 @pytest.mark.parametrize("where", ["REPTILE_DATA", "REPTILE_CACHE"])
