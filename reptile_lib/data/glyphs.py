@@ -11,7 +11,7 @@ from reptile_lib.data import packed
 from reptile_lib.data.classes import Splits
 
 FILE = Path(__file__).with_name("glyphs.npz")
-SHA256 = "bb94d655d19f50ee65acdaf5f286352c79f44b4954f4777133124089204bb24b"
+SHA256 = "2c8b4e423c6dc59fba46b2907236f719c791b0c30135a56d2d20f855c300ee6d"
 SCRIPTS = {
     "train": ("Latin", "Greek", "Cyrillic", "Canadian Syllabics", "Old Italic"),
     "val": ("Arabic", "Armenian", "Hebrew"),

@@ -1,17 +1,18 @@
 """Draw the embedded data set: ``python -m reptile_lib.data.make_glyphs``.
 
 Letters of twelve scripts are taken from the DejaVu fonts that matplotlib carries (free
-licence, see `LICENSE_DEJAVU` beside them there) and drawn the way Omniglot's letters
-look: a face is chosen, its outline is thinned to a pen path, the path is bent, sheared,
-turned, scaled and moved a little, and drawn with a round pen. The stored file was made
-with matplotlib 3.11.2, fontTools 4.68.0 and numpy 2.4.1 and is reproduced bit for bit
-by them: the arithmetic is elementwise (+ - * / only, no BLAS, no sine), so it does not
-depend on the processor.
+licence, see `LICENSE_DEJAVU` beside them there) and drawn the way Omniglot's look: a
+face is chosen, its outline is thinned to a pen path, the path is bent, sheared, turned,
+scaled and moved a little, and drawn with a round pen.
 
 Twins are merged before anything is drawn: of letters whose paths coincide (Latin A,
 Greek Alpha, Cyrillic A; O and o; the Canadian syllabics that are quarter turns of each
 other) only the first stays. Training scripts come first in the order, so a letter of a
 validation or test script that looks like a training letter is left out.
+
+The stored file was made with matplotlib 3.11.2, fontTools 4.68.0 and numpy 2.4.6, and
+these make it again bit for bit: drawings need + - * / of single numbers only (no sine,
+no matrix product), so they do not depend on the processor.
 """
 
 import unicodedata
@@ -32,14 +33,15 @@ from reptile_lib.data.packed import SIDE
 Floats = NDArray[np.float64]
 Bits = NDArray[np.bool_]
 Point = tuple[float, float]
+Stamp = tuple[NDArray[np.float32], NDArray[np.float32]]
 
 EXAMPLES = 20
-GRID = 64  # of the bitmap that is thinned
+GRID = 96  # of the bitmap that is thinned
 FACES = ("Sans", "SansMono", "Serif", "Serif-Italic")  # bold ones only blot the path
-TWIN_GRID = 32  # of the bitmaps compared to find twins
+TWIN_GRID = 33  # of the bitmaps compared to find twins; odd: turns about a cell
 # Twins: the mean distance between their paths, in cells, is at most
 SAME = 0.25  # within a split: dots and accents still tell letters apart
-ALIKE = 0.7  # between splits: what resembles a training letter cannot test learning
+ALIKE = 0.75  # between splits: what resembles a training letter cannot test learning
 
 
 class Outline(BasePen):  # type: ignore[misc]
@@ -128,7 +130,7 @@ def paths(character: str) -> list[Floats]:
     """Return the pen path of a character in each face that has it: [points, 2].
 
     The longer side of a path runs from -1 to 1, its box is centred, y points downwards.
-    A glyph that is no line but a blot (a full stop) has no path.
+    A glyph of dots only has none: too little ink.
     """
     found = []
     for font in fonts():
@@ -142,7 +144,7 @@ def paths(character: str) -> list[Floats]:
         points = np.argwhere(thin(fill(np.array(outline.segments))))[:, ::-1]
         low, high = points.min(0), points.max(0)
         side = (high - low).max()
-        if side >= GRID / 2:
+        if min(side, len(points)) >= GRID / 2:
             found.append((2.0 * points - (low + high)) / side)
     return found
 
@@ -174,26 +176,26 @@ def candidates() -> Iterator[tuple[str, str]]:
                 yield script, character
 
 
-def stamp(path: Floats) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Return a path on a coarse grid, in four turns of two framings.
+def stamp(path: Floats) -> Stamp:
+    """Return a path on a coarse grid, in two framings and four turns of each.
 
-    Both [8, TWIN_GRID**2]: 1 in the cells of the path and 0 elsewhere; and how far each
-    cell is from the path, in 16ths of a cell. Whole numbers, so that sums of them are
-    exact in any order. The second framing stretches the shorter side up to twice, so
-    that a wide and a narrow O coincide.
+    Both [2 framings, 4 turns, TWIN_GRID**2]: 1 in the cells of the path, 0 elsewhere;
+    and how far each cell is from the path, in 16ths of a cell: whole numbers, so that
+    sums of them are exact in any order. The second framing stretches the shorter side
+    to the longer one, so that a wide and a narrow O coincide (but a bar stays a bar).
     """
-    stretch = np.minimum(1.0 / np.maximum(np.abs(path).max(0), 1e-9), 2.0)
     axis = np.arange(TWIN_GRID)
+    half = TWIN_GRID // 2
     lines, distances = [], []
-    for points in (path, path * stretch):
-        x, y = (points * (TWIN_GRID / 2 - 3) + TWIN_GRID / 2).astype(np.int64).T
+    for points in (path, path / np.maximum(np.abs(path).max(0), 0.2)):
+        x, y = np.rint(points * (half - 3)).astype(np.int64).T + half
         line = np.zeros((TWIN_GRID, TWIN_GRID), np.float32)
         line[y, x] = 1
         dy, dx = axis[:, None] - y, axis[:, None] - x
         squares = ((dy * dy)[:, None] + (dx * dx)[None]).min(2)
         distance = np.rint(16 * np.sqrt(squares)).astype(np.float32)
-        lines += [np.rot90(line, k).ravel() for k in range(4)]
-        distances += [np.rot90(distance, k).ravel() for k in range(4)]
+        lines.append([np.rot90(line, k).ravel() for k in range(4)])
+        distances.append([np.rot90(distance, k).ravel() for k in range(4)])
     return np.array(lines), np.array(distances)
 
 
@@ -202,32 +204,31 @@ class Kept:
 
     def __init__(self, paths: int) -> None:
         self.count = 0
-        self.line = np.zeros((2, paths, TWIN_GRID**2), np.float32)
-        self.distance = np.zeros_like(self.line)
+        self.lines = np.zeros((2, paths, TWIN_GRID**2), np.float32)
+        self.distances = np.zeros_like(self.lines)
 
-    def add(self, letter: list[Floats]) -> None:
-        """Add a letter, given as its paths in all faces."""
-        for line, distance in map(stamp, letter):
-            self.line[:, self.count] = line[::4]  # unturned
-            self.distance[:, self.count] = distance[::4]
+    def add(self, letter: list[Stamp]) -> None:
+        """Add a letter, given as the stamps of its paths in all faces."""
+        for line, distance in letter:
+            self.lines[:, self.count] = line[:, 0]  # unturned
+            self.distances[:, self.count] = distance[:, 0]
             self.count += 1
 
-    def has_twin(self, letter: list[Floats], apart: float) -> bool:
+    def has_twin(self, letter: list[Stamp], apart: float) -> bool:
         """Tell whether a letter coincides with a kept one in any face and any turn.
 
         Two paths coincide if the cells of each are, on average, at most so many cells
         apart from the other.
         """
-        stamps = [stamp(path) for path in letter]
+        limit = 16 * apart
         for frame in range(2):
-            turns = slice(4 * frame, 4 * frame + 4)
-            line = np.concatenate([lines[turns] for lines, _ in stamps])
-            distance = np.concatenate([distances[turns] for _, distances in stamps])
-            others = self.line[frame, : self.count]
-            there = line @ self.distance[frame, : self.count].T
+            line = np.concatenate([lines[frame] for lines, _ in letter])
+            distance = np.concatenate([distances[frame] for _, distances in letter])
+            others = self.lines[frame, : self.count]
+            there = line @ self.distances[frame, : self.count].T
             back = distance @ others.T
-            near = there <= 16 * apart * line.sum(1, keepdims=True)
-            if (near & (back <= 16 * apart * others.sum(1))).any():
+            near = there <= limit * line.sum(1, keepdims=True)
+            if (near & (back <= limit * others.sum(1))).any():
                 return True
         return False
 
@@ -235,20 +236,17 @@ class Kept:
 def letters() -> Iterator[tuple[str, str, list[Floats]]]:
     """Yield (script, character, paths) of every class, twins merged."""
     pool = [(*one, paths(one[1])) for one in candidates()]
-    total = sum(len(one[2]) for one in pool)
-    splits = {split: Kept(total) for split in SCRIPTS}
-    for split, scripts in SCRIPTS.items():
-        for script, character, found in pool:
-            if (
-                script in scripts
-                and found
-                and not any(
-                    kept.has_twin(found, SAME if kept is splits[split] else ALIKE)
-                    for kept in splits.values()
-                )
-            ):
-                splits[split].add(found)
-                yield script, character, found
+    total = sum(len(found) for *_, found in pool)
+    kept = {split: Kept(total) for split in SCRIPTS}
+    home = {script: split for split in SCRIPTS for script in SCRIPTS[split]}
+    for script, character, found in pool:
+        letter = [stamp(path) for path in found]
+        limits = {split: SAME if split == home[script] else ALIKE for split in kept}
+        if letter and not any(
+            kept[split].has_twin(letter, limits[split]) for split in kept
+        ):
+            kept[home[script]].add(letter)
+            yield script, character, found
 
 
 def draw(character: str, found: list[Floats]) -> Bits:
@@ -276,6 +274,7 @@ def draw(character: str, found: list[Floats]) -> Bits:
         t = jitter(0.13)  # tangent of half the angle of the turn: up to 15 degrees
         cos, sin = (1 - t * t) / (1 + t * t), 2 * t / (1 + t * t)
         x, y = cos * x - sin * y, sin * x + cos * y
+        x, y = x - (x.min() + x.max()) / 2, y - (y.min() + y.max()) / 2
         size = rng.uniform(7.5, 10.5)
         x = x * size * (1 + jitter(0.15)) + jitter(1.5)
         y = y * size * (1 + jitter(0.15)) + jitter(1.5)

@@ -16,6 +16,7 @@ from collections import defaultdict
 from contextlib import suppress
 from pathlib import Path
 from typing import IO
+from urllib.error import HTTPError
 from urllib.request import urlopen
 
 import numpy as np
@@ -150,6 +151,8 @@ def _download(stem: str) -> tuple[str, bytes]:
         with urlopen(url, timeout=30) as response:
             content: bytes = response.read()
     except (OSError, http.client.HTTPException) as error:
+        if isinstance(error, HTTPError):
+            error.close()  # it is a response, too
         raise UserError(
             f"cannot download {url} ({error}): check the network, {REMEDY}"
         ) from error

@@ -1,0 +1,80 @@
+"""The book's figures in one style.
+
+Figures are drawn on a transparent ground with dark lines. In dark mode the page's
+style sheet inverts their lightness, so the palette below must also be told apart after
+that: it is the one of Okabe & Ito (2008), made for colour-blind readers, without its
+yellow, which is too pale for thin lines.
+"""
+
+import matplotlib.pyplot as plt
+from cycler import cycler
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from torch import Tensor
+
+BLUE, ORANGE, GREEN, RED, SKY, PINK = (
+    "#0072B2",
+    "#E69F00",
+    "#009E73",
+    "#D55E00",
+    "#56B4E9",
+    "#CC79A7",
+)
+
+STYLE = {
+    "figure.figsize": (6.4, 3.6),
+    "figure.dpi": 110,
+    "savefig.dpi": 110,
+    "figure.facecolor": "none",
+    "axes.facecolor": "none",
+    "savefig.facecolor": "none",
+    "figure.constrained_layout.use": True,
+    "font.size": 10,
+    "axes.titlesize": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.alpha": 0.25,
+    "lines.linewidth": 1.8,
+    "legend.frameon": False,
+    "axes.prop_cycle": cycler(color=[BLUE, ORANGE, GREEN, RED, SKY, PINK])
+    + cycler(linestyle=["-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1))]),
+}
+
+
+def use_style() -> None:
+    """Give the figures of this notebook the book's style."""
+    plt.rcParams.update(STYLE)
+
+
+def show_task(images: Tensor, ways: int, title: str = "") -> Figure:
+    """Draw the support images of one task, a row a class.
+
+    Args:
+        images: [ways * shots, 1, height, width], class by class; 1 is white.
+        ways: number of classes.
+        title: text above the figure.
+    """
+    shots = len(images) // ways
+    figure, axes = plt.subplots(
+        ways, shots, figsize=(0.6 * shots + 0.4, 0.6 * ways + 0.3), squeeze=False
+    )
+    for image, axis in zip(images, axes.flat, strict=True):
+        axis.imshow(image[0].cpu(), cmap="gray", vmin=0, vmax=1)
+        axis.set(xticks=[], yticks=[])
+        axis.spines[:].set_visible(True)
+    for label, row in enumerate(axes):
+        row[0].set_ylabel(label, rotation=0, ha="right", va="center")
+    figure.suptitle(title)
+    return figure
+
+
+def plot_curve(axis: Axes, curves: Tensor, label: str) -> None:
+    """Draw the mean over tasks of `curves` [tasks, steps + 1] with its 95 % interval."""
+    mean = curves.mean(0)
+    half = 1.96 * curves.std(0) / len(curves) ** 0.5
+    steps = range(len(mean))
+    (line,) = axis.plot(steps, mean, label=label)
+    axis.fill_between(
+        steps, mean - half, mean + half, color=line.get_color(), alpha=0.2, lw=0
+    )

@@ -1,0 +1,73 @@
+"""Recorded runs: one JSON file a run, `results/<row>/seed-<n>.json`."""
+
+import json
+import platform
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from reptile_lib.errors import UserError
+from reptile_lib.files import written_whole
+
+Record = dict[str, Any]
+
+
+def write(path: Path, record: Record) -> None:
+    """Write one record; the file appears whole or not at all.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
+    text = json.dumps(record, indent=1, ensure_ascii=False) + "\n"
+    with written_whole(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def read(folder: Path) -> list[Record]:
+    """Return the records of one row, by file name; an empty list if there are none.
+
+    Raises:
+        UserError: a file is not JSON.
+    """
+    records = []
+    for path in sorted(folder.glob("seed-*.json")):
+        try:
+            records.append(json.loads(path.read_text(encoding="utf-8")))
+        except ValueError as error:
+            raise UserError(
+                f"{path} is not JSON ({error}); restore it, or run its row again"
+            ) from error
+    return records
+
+
+def circumstances(device: torch.device) -> Record:
+    """Return what a record says about the machine and the software.
+
+    `commit` is None outside a git checkout and ends in "+" where files were changed.
+    """
+    if device.type == "cuda":
+        name = torch.cuda.get_device_name(device)
+    else:
+        capability = torch.backends.cpu.get_cpu_capability()
+        name = f"{torch.get_num_threads()} CPU threads, {capability}"
+    return {
+        "device": name,
+        "versions": {"python": platform.python_version(), "torch": torch.__version__},
+        "commit": _commit(),
+    }
+
+
+def _commit() -> str | None:
+    git = ["git", "-C", str(Path(__file__).parent), "describe", "--always"]
+    try:
+        done = subprocess.run(
+            [*git, "--dirty=+", "--abbrev=12", "--exclude=*"],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return done.stdout.strip()
