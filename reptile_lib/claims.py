@@ -16,7 +16,9 @@ def claim(statement: str, holds: bool) -> None:
         UserError: the statement contains a digit.
     """
     if re.search(r"\d", statement):
-        raise UserError(f"the claim {statement!r} has a digit; put numbers into the code")
+        raise UserError(
+            f"the claim {statement!r} has a digit; put numbers into the code"
+        )
     if not holds:
         raise AssertionError(f"does not hold: {statement}")
     print(f"holds: {statement}")

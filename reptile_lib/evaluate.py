@@ -37,11 +37,15 @@ class Learner(Protocol):
     """What evaluation needs of a learner; `train.MetaLearner` has it."""
 
     model: nn.Module  # on the device where the tasks will live
-    criterion: Callable[[Tensor, Tensor], Tensor]
     inner: InnerOptimizer
     inner_batch: int | None
     moments: Moments
     engine: Engine
+
+    @property
+    def criterion(self) -> Callable[[Tensor, Tensor], Tensor]:
+        """The loss, criterion(outputs, y) -> scalar."""
+        ...
 
     @property
     def phi(self) -> Tensor:
@@ -233,6 +237,6 @@ def check_ways(
     answers = forward(phi, x).shape[-1]
     if answers != tasks.ways:
         raise UserError(
-            f"the model tells {answers} classes apart, the tasks have {tasks.ways} ways;"
-            " build the model and the tasks with the same number"
+            f"the model tells {answers} classes apart, the tasks have {tasks.ways}"
+            " ways; build the model and the tasks with the same number"
         )

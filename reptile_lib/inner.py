@@ -5,8 +5,8 @@ An inner optimiser is a pair of pure functions on parameter vectors:
     init(theta)                    -> state
     update(gradient, state, theta) -> theta, state
 
-They serve one task, theta [P], and a stack of n tasks, theta [n, P], alike. A state is a
-dict of tensors: "v" and "m" have the shape of theta, "step" that of theta[..., 0].
+They serve one task, theta [P], and a stack of n tasks, theta [n, P], alike. A state is
+a dict of tensors: "v" and "m" have the shape of theta, "step" that of theta[..., 0].
 """
 
 import math
@@ -107,7 +107,10 @@ def adam(
     _check_decay("adam", "betas[1]", beta2)
 
     def init(theta: Tensor) -> State:
-        state = {"step": theta.new_zeros(theta.shape[:-1]), "v": torch.zeros_like(theta)}
+        state = {
+            "step": theta.new_zeros(theta.shape[:-1]),
+            "v": torch.zeros_like(theta),
+        }
         if beta1 > 0:
             state["m"] = torch.zeros_like(theta)
         return state
@@ -170,9 +173,7 @@ def choose_engine(model: nn.Module, device: torch.device) -> Engine:
 def _pool(workers: int) -> ThreadPoolExecutor:
     # One task a thread, one core a thread: torch releases the interpreter lock inside
     # its kernels, and small convolutions gain more from this than from sharing a core.
-    return ThreadPoolExecutor(
-        workers, initializer=torch.set_num_threads, initargs=(1,)
-    )
+    return ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,))
 
 
 def map_tasks(fn: Callable[..., Tensor], engine: Engine, *args: Tensor) -> Tensor:

@@ -54,7 +54,7 @@ def reptile(
     state: State | None,
     engine: Engine,
 ) -> Target:
-    """Target the mean of the adapted parameters; the loss is that of the inner steps."""
+    """Target the mean of the adapted parameters; report the inner steps' loss."""
     support, order, _ = episodes
     adapted = adapt(loss, phi, support, order, inner, state, engine)
     return Target(

@@ -41,11 +41,11 @@ def conv4(ways: int, channels: int = 1, size: int = 28, seed: int = 0) -> nn.Mod
 
 
 class Conv4(nn.Module):
-    """Four times [3x3 convolution, 64 filters, stride 2; batch norm; ReLU], then linear.
+    """Four times [3x3 convolution, 64 filters, stride 2; batch norm; ReLU]; linear.
 
-    Nichol et al. 2018, section 6.2 and the authors' code: 113,221 parameters for 5 ways
-    on 28x28. Batch norm always uses the statistics of the batch at hand, so it has no
-    running averages; its eps is TensorFlow's 1e-3.
+    As in the Reptile authors' code: 113,221 parameters for 5 ways on 28x28.
+    Batch norm always uses the statistics of the batch at hand, so it has no running
+    averages; its eps is TensorFlow's 1e-3.
     """
 
     def __init__(self, ways: int, channels: int, size: int) -> None:
@@ -66,7 +66,8 @@ class Conv4(nn.Module):
         x = x.contiguous(memory_format=torch.channels_last)
         for convolution, norm in zip(self.convolutions, self.norms, strict=True):
             x = F.relu(norm(convolution(pad_same(x))))
-        return self.out(x.flatten(1))
+        logits: Tensor = self.out(x.flatten(1))
+        return logits
 
 
 def pad_same(x: Tensor) -> Tensor:

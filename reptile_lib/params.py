@@ -63,7 +63,7 @@ def unravel(phi: Tensor, layout: Layout) -> dict[str, Tensor]:
             f"the parameter vector has shape {list(phi.shape)}, the model needs"
             f" [{total}]; use the model that the vector was made from"
         )
-    parts = phi.split(layout.sizes)
+    parts = torch.split(phi, layout.sizes)
     return {
         name: part.view(shape)
         for name, part, shape in zip(layout.names, parts, layout.shapes, strict=True)

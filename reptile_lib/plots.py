@@ -6,6 +6,8 @@ that: it is the one of Okabe & Ito (2008), made for colour-blind readers, withou
 yellow, which is too pale for thin lines.
 """
 
+from typing import Any
+
 import matplotlib.pyplot as plt
 from cycler import cycler
 from matplotlib.axes import Axes
@@ -21,7 +23,7 @@ BLUE, ORANGE, GREEN, RED, SKY, PINK = (
     "#CC79A7",
 )
 
-STYLE = {
+STYLE: dict[Any, Any] = {
     "figure.figsize": (6.4, 3.6),
     "figure.dpi": 110,
     "savefig.dpi": 110,
@@ -70,7 +72,7 @@ def show_task(images: Tensor, ways: int, title: str = "") -> Figure:
 
 
 def plot_curve(axis: Axes, curves: Tensor, label: str) -> None:
-    """Draw the mean over tasks of `curves` [tasks, steps + 1] with its 95 % interval."""
+    """Draw the mean over tasks of `curves` [tasks, steps + 1], with its 95 % CI."""
     mean = curves.mean(0)
     half = 1.96 * curves.std(0) / len(curves) ** 0.5
     steps = range(len(mean))

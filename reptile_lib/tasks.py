@@ -63,13 +63,7 @@ def minibatch_order(
     b = size if inner_batch is None else inner_batch
     passes = -(-inner_steps * b // size)
     orders = draws.permutations(slot, passes, size).flatten(1)
-    return orders[:, : inner_steps * b].unflatten(1, (inner_steps, b))
-
-
-def _positive(**counts: int) -> None:
-    for name, value in counts.items():
-        if value < 1:
-            raise UserError(f"{name} = {value}; give at least 1")
+    return orders[:, : inner_steps * b].reshape(-1, inner_steps, b)
 
 
 def _positive(**counts: int) -> None:
@@ -181,8 +175,8 @@ class FewShotTasks:
             )
         if self.shots + self.query_shots > examples:
             raise UserError(
-                f"shots = {self.shots} and query_shots = {self.query_shots}, but a class"
-                f" has {examples} examples; ask for at most {examples} together"
+                f"shots = {self.shots} and query_shots = {self.query_shots}, but a"
+                f" class has {examples} examples; ask for at most {examples} together"
             )
 
     def to(self, device: torch.device) -> "FewShotTasks":

@@ -179,17 +179,23 @@ class MetaLearner:
             unit="meta-step",
             smoothing=0.05,
         )
-        began = time.perf_counter() - (self.history[-1]["seconds"] if self.history else 0)
+        began = time.perf_counter() - (
+            self.history[-1]["seconds"] if self.history else 0
+        )
         losses: list[float] = []
         try:
             with bar:
                 while (start := self.state.meta_step) < meta_steps:
                     ends = [(start // n + 1) * n for n in every if n]
-                    stop = min(
-                        start + max(1, CHUNK // meta_batch), meta_steps, *ends
-                    )
+                    stop = min(start + max(1, CHUNK // meta_batch), meta_steps, *ends)
                     losses += self._steps(
-                        loss, tasks, range(start, stop), meta_steps, meta_batch, epsilon, seed
+                        loss,
+                        tasks,
+                        range(start, stop),
+                        meta_steps,
+                        meta_batch,
+                        epsilon,
+                        seed,
                     )
                     bar.update(stop - start)
                     if stop not in (meta_steps, *ends):
@@ -205,7 +211,9 @@ class MetaLearner:
                     self.history.append(row)
                     bar.set_postfix(loss=f"{row['loss']:.3f}")
                     losses = []
-                    if stop == meta_steps or (checkpoint_every and stop % checkpoint_every == 0):
+                    if stop == meta_steps or (
+                        checkpoint_every and stop % checkpoint_every == 0
+                    ):
                         write_checkpoint()
         except KeyboardInterrupt:
             write_checkpoint()
@@ -296,7 +304,9 @@ def find_device(name: str | torch.device) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError as error:
-        raise UserError(f"there is no device {name!r}; try auto, cpu or cuda") from error
+        raise UserError(
+            f"there is no device {name!r}; try auto, cpu or cuda"
+        ) from error
     if device.type == "cuda" and not torch.cuda.is_available():
         raise UserError(
             f"device {str(device)!r} was asked for, but torch finds no CUDA GPU;"

@@ -11,7 +11,7 @@ from reptile_lib.data import packed
 from reptile_lib.data.classes import Splits
 
 FILE = Path(__file__).with_name("glyphs.npz")
-SHA256 = "2c8b4e423c6dc59fba46b2907236f719c791b0c30135a56d2d20f855c300ee6d"
+SHA256 = "fb842a11a989d1fe7fa7af545b6dfef42b915c45777e33a42c7258b75fd18e56"
 SCRIPTS = {
     "train": ("Latin", "Greek", "Cyrillic", "Canadian Syllabics", "Old Italic"),
     "val": ("Arabic", "Armenian", "Hebrew"),

@@ -40,8 +40,8 @@ GRID = 96  # of the bitmap that is thinned
 FACES = ("Sans", "SansMono", "Serif", "Serif-Italic")  # bold ones only blot the path
 TWIN_GRID = 33  # of the bitmaps compared to find twins; odd: turns about a cell
 # Twins: the mean distance between their paths, in cells, is at most
-SAME = 0.25  # within a split: dots and accents still tell letters apart
-ALIKE = 0.75  # between splits: what resembles a training letter cannot test learning
+SAME = 0.2  # within a split: dots and accents still tell letters apart
+ALIKE = 0.65  # between splits: what resembles a training letter cannot test learning
 
 
 class Outline(BasePen):  # type: ignore[misc]
