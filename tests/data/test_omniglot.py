@@ -1,0 +1,299 @@
+"""Omniglot: the published data where it is at hand, made-up zip files elsewhere."""
+
+import functools
+import hashlib
+import http.server
+import io
+import os
+import random
+import socket
+import threading
+import time
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torchvision.datasets import Omniglot
+
+from reptile_lib.data import load, omniglot, packed
+from reptile_lib.errors import UserError
+
+Server = http.server.ThreadingHTTPServer
+NAMES = ("A/character01", "A/character02", "B/character01")
+CHARACTERS = {  # the alphabets of the two files are mixed when sorted
+    "images_background": ("B/character01",),
+    "images_evaluation": ("A/character01", "A/character02"),
+}
+
+
+def large(character: str, drawing: int) -> np.ndarray:
+    """Return a drawing as published, 105 x 105, unlike any other."""
+    seed = [*map(ord, character), drawing]
+    return np.random.default_rng(seed).random((105, 105)) < 0.9
+
+
+def small(character: str, drawing: int) -> np.ndarray:
+    """Resize by hand: the pixel under the centre of each of 28 x 28 cells."""
+    at = ((np.arange(28) + 0.5) * 105 / 28).astype(int)
+    return large(character, drawing)[at][:, at]
+
+
+def write_zip(path: Path, extra: tuple[str, ...] = ()) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with zipfile.ZipFile(path, "w") as file:
+        for character in CHARACTERS[path.stem]:
+            for drawing in (2, 1):
+                png = io.BytesIO()
+                Image.fromarray(large(character, drawing)).save(png, "PNG")
+                name = f"{path.stem}/{character}/0001_{drawing:02d}.png"
+                file.writestr(name, png.getvalue())
+        for name in extra:
+            file.writestr(name, b"no picture")
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Shrink Omniglot to three characters of two drawings, found in home/data."""
+    for stem in CHARACTERS:
+        write_zip(tmp_path / "data" / "omniglot" / f"{stem}.zip")
+    drawings = [[small(name, drawing) for drawing in (1, 2)] for name in NAMES]
+    sha256 = packed.fingerprint(NAMES, packed.pack(np.array(drawings)))
+    for constant, value in {
+        "SHA256": sha256,
+        "CHARACTERS": 3,
+        "EXAMPLES": 2,
+        "TRAIN": 2,
+    }.items():
+        monkeypatch.setattr(omniglot, constant, value)
+    monkeypatch.setenv("REPTILE_DATA", str(tmp_path / "data"))
+    monkeypatch.setenv("REPTILE_CACHE", str(tmp_path / "cache"))
+    return tmp_path
+
+
+def complaint() -> str:
+    """Return the one line that loading ends in."""
+    with pytest.raises(UserError) as caught:
+        load("omniglot")
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_drawings_come_from_the_zip_files(home: Path) -> None:
+    splits = load("omniglot", seed=3, val_classes=1)
+    order = [0, 1, 2]
+    random.Random(3).shuffle(order)
+    assert [part.names for part in splits] == [(NAMES[i],) for i in order]
+    for part in splits:
+        expected = np.array([small(part.names[0], drawing) for drawing in (1, 2)])
+        assert torch.equal(
+            part.images[0, :, 0], torch.from_numpy(expected * np.uint8(255))
+        )
+
+
+def test_the_cache_is_enough_afterwards(home: Path) -> None:
+    first = load("omniglot")
+    assert [path.name for path in (home / "cache").iterdir()] == ["omniglot.npz"]
+    for path in (home / "data" / "omniglot").iterdir():
+        path.unlink()
+    again = load("omniglot")
+    assert again.train.names == first.train.names
+    assert torch.equal(again.train.images, first.train.images)
+
+
+@pytest.mark.parametrize("damage", ["empty", "cut", "foreign", "other pictures"])
+def test_a_damaged_cache_is_made_anew(home: Path, damage: str) -> None:
+    first = load("omniglot")
+    cache = home / "cache" / "omniglot.npz"
+    sound = cache.read_bytes()
+    other = packed.to_bytes(NAMES, np.zeros((3, 2, 98), np.uint8))
+    cache.write_bytes(
+        {"empty": b"", "cut": sound[:-40], "foreign": b"<html>"}.get(damage, other)
+    )
+    assert torch.equal(load("omniglot").test.images, first.test.images)
+    assert cache.read_bytes() == sound
+
+
+def test_a_cache_that_cannot_be_written_is_done_without(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (home / "file").touch()
+    monkeypatch.setenv("REPTILE_CACHE", str(home / "file" / "cache"))
+    assert len(load("omniglot").train) == 2
+
+
+def test_a_cut_zip_file_is_named(home: Path) -> None:
+    path = home / "data" / "omniglot" / "images_evaluation.zip"
+    path.write_bytes(path.read_bytes()[:-100])
+    assert f"{path} is damaged" in complaint()
+
+
+def test_a_flipped_byte_in_a_zip_file_is_noticed(home: Path) -> None:
+    path = home / "data" / "omniglot" / "images_evaluation.zip"
+    content = bytearray(path.read_bytes())
+    content[300] ^= 255
+    path.write_bytes(content)
+    assert f"{path} is damaged" in complaint()
+
+
+def test_names_that_would_escape_are_passed_over(home: Path) -> None:
+    stem = "images_background"
+    evil = ("../evil.png", "/evil.png", f"{stem}/../../evil/character01/1_1.png")
+    write_zip(home / "data" / "omniglot" / f"{stem}.zip", extra=evil)
+    load("omniglot")
+    assert not list(home.rglob("*evil*"))
+    assert not list(home.parent.glob("*evil*"))
+
+
+def test_a_missing_drawing_is_noticed(home: Path) -> None:
+    path = home / "data" / "omniglot" / "images_evaluation.zip"
+    with zipfile.ZipFile(path) as file:
+        content = {name: file.read(name) for name in file.namelist()[1:]}
+    with zipfile.ZipFile(path, "w") as file:
+        for name, png in content.items():
+            file.writestr(name, png)
+    assert "hold 3 characters with [1, 2] drawings, not 3 with 2" in complaint()
+
+
+def test_other_pictures_are_noticed(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(omniglot, "SHA256", "0" * 64)
+    assert "other pictures than Omniglot's" in complaint()
+
+
+@pytest.mark.parametrize("val_classes", [-1, 3])
+def test_validation_classes_are_some_of_the_training_classes(
+    home: Path, val_classes: int
+) -> None:
+    with pytest.raises(UserError, match=f"is {val_classes}: choose from 0 to 2"):
+        load("omniglot", val_classes=val_classes)
+
+
+class Handler(http.server.SimpleHTTPRequestHandler):
+    """Serves a folder's files silently."""
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+class CutHandler(Handler):
+    """Promises more bytes than it sends."""
+
+    def send_header(self, keyword: str, value: str) -> None:
+        longer = str(int(value) + 9) if keyword == "Content-Length" else value
+        super().send_header(keyword, longer)
+
+
+@pytest.fixture
+def site(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[http.server.HTTPServer]:
+    """Serve the zip files over HTTP instead of having them in REPTILE_DATA."""
+    folder = home / "data" / "omniglot"
+    monkeypatch.delenv("REPTILE_DATA")
+    md5 = {
+        stem: hashlib.md5((folder / f"{stem}.zip").read_bytes()).hexdigest()
+        for stem in CHARACTERS
+    }
+    monkeypatch.setattr(Omniglot, "zips_md5", md5)
+    handler = functools.partial(Handler, directory=str(folder))
+    with Server(("127.0.0.1", 0), handler) as server:
+        prefix = f"http://127.0.0.1:{server.server_port}"
+        monkeypatch.setattr(Omniglot, "download_url_prefix", prefix)
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        yield server
+        server.shutdown()
+        thread.join()
+
+
+def test_what_is_not_there_is_downloaded_once(site: Server, home: Path) -> None:
+    first = load("omniglot")
+    for path in (home / "data" / "omniglot").iterdir():
+        path.unlink()
+    assert torch.equal(load("omniglot").test.images, first.test.images)
+
+
+def test_a_damaged_download_is_refused(site: Server, home: Path) -> None:
+    path = home / "data" / "omniglot" / "images_background.zip"
+    path.write_bytes(path.read_bytes() + b"?")
+    assert "images_background.zip is damaged (md5 " in complaint()
+    assert not (home / "cache").exists()
+
+
+def test_a_download_cut_short_is_refused(site: Server, home: Path) -> None:
+    site.RequestHandlerClass = functools.partial(
+        CutHandler, directory=str(home / "data" / "omniglot")
+    )
+    assert "cannot download http://127.0.0.1" in complaint()
+    assert not (home / "cache").exists()
+
+
+def test_a_file_gone_from_the_site_is_named(site: Server, home: Path) -> None:
+    (home / "data" / "omniglot" / "images_evaluation.zip").unlink()
+    message = complaint()
+    assert "images_evaluation.zip (HTTP Error 404" in message
+    assert "REPTILE_DATA" in message
+
+
+def test_no_network_is_one_line(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("REPTILE_DATA")
+    with socket.socket() as closed:  # bound, yet nobody listens
+        closed.bind(("127.0.0.1", 0))
+        prefix = f"http://127.0.0.1:{closed.getsockname()[1]}"
+        monkeypatch.setattr(Omniglot, "download_url_prefix", prefix)
+        message = complaint()
+    assert f"cannot download {prefix}/images_background.zip" in message
+    assert "check the network, or set REPTILE_DATA" in message
+
+
+@pytest.fixture(scope="module")
+def real(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Let the cache be a new folder, so that the published files are read."""
+    data = os.environ.get("REPTILE_DATA")
+    if not data or not Path(data, "omniglot").is_dir():
+        pytest.skip(
+            "no Omniglot: put images_background.zip and images_evaluation.zip of "
+            "github.com/brendenlake/omniglot (python/) in $REPTILE_DATA/omniglot"
+        )
+    with pytest.MonkeyPatch.context() as patch:
+        folder = tmp_path_factory.mktemp("cache")
+        patch.setenv("REPTILE_CACHE", str(folder))
+        yield folder
+
+
+def test_real_omniglot(real: Path) -> None:
+    fresh = load("omniglot")
+    start = time.perf_counter()
+    train, val, test = load("omniglot")
+    assert time.perf_counter() - start < 0.5
+    for part, before in zip((train, val, test), fresh, strict=True):
+        assert part.names == before.names
+        assert torch.equal(part.images, before.images)
+
+    assert train.images.shape == (1200, 20, 1, 28, 28)
+    assert val.images.shape == (0, 20, 1, 28, 28)
+    assert test.images.shape == (423, 20, 1, 28, 28)
+    assert len({*train.names, *test.names}) == 1623
+    assert train.images.unique().tolist() == [0, 255]
+    assert 0.05 < (train.images == 0).float().mean() < 0.15  # ink is black
+
+
+def test_real_omniglot_is_split_as_the_authors_do(real: Path) -> None:
+    train, _, test = load("omniglot", seed=0)
+    stored = sorted(
+        {*train.names, *test.names}, key=lambda name: name.split("/")
+    )  # alphabets in order, characters in order, as listing folders gives them
+    random.seed(0)
+    random.shuffle(stored)
+    assert train.names == tuple(stored[:1200])
+    assert test.names == tuple(stored[1200:])
+    assert load("omniglot", seed=1).train.names != train.names
+    smaller, val, same = load("omniglot", val_classes=100)
+    assert smaller.names + val.names == train.names
+    assert len(val) == 100
+    assert same.names == test.names
