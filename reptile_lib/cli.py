@@ -1,64 +1,45 @@
-"""The command line: train and evaluate few-shot learners.
+"""The command line: train, evaluate, and reproduce recorded results.
 
-    python -m reptile_lib train --data glyphs --meta-steps 1000 --out runs/demo
-    python -m reptile_lib evaluate --checkpoint runs/demo
-
-Defaults are the Omniglot settings of the Reptile authors (README of their code,
-openai/supervised-reptile); they depend on the number of ways.
+python -m reptile_lib train --data glyphs --meta-steps 1000 --out runs/demo
+python -m reptile_lib evaluate --checkpoint runs/demo
+python -m reptile_lib reproduce glyphs-5way --budget short
 """
 
 import argparse
 import json
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from reptile_lib import checkpoint, results
-from reptile_lib.data import DATASETS, Splits, load
+from reptile_lib import reproduce, results, runs
+from reptile_lib.data import DATASETS
 from reptile_lib.errors import UserError
-from reptile_lib.evaluate import Evaluation, evaluate
-from reptile_lib.inner import Moments, adam
-from reptile_lib.meta import linear
-from reptile_lib.models import conv4
-from reptile_lib.rng import TEST, VALIDATE
+from reptile_lib.inner import Moments
+from reptile_lib.results import Record
+from reptile_lib.runs import EVALUATION, TRAINING, TWENTY_WAYS, Config
 from reptile_lib.tasks import FewShotTasks
-from reptile_lib.train import MetaLearner, Reptile
+from reptile_lib.train import MetaLearner
 
-CHECKPOINT = "checkpoint.safetensors"
-VALIDATION_TASKS = 200
-Config = dict[str, Any]
-
-# The settings that a run must keep when it is resumed.
-TRAINING = (
-    "data",
-    "seed",
-    "val_classes",
-    "ways",
-    "train_shots",
-    "inner_steps",
-    "inner_batch",
-    "lr",
-    "moments",
-    "meta_steps",
-    "meta_batch",
-    "epsilon",
-    "epsilon_final",
-)
-FIVE_WAYS = {
-    "lr": 1e-3,
-    "inner_steps": 5,
-    "inner_batch": 10,
-    "meta_steps": 100_000,
-    "eval_batch": 5,
-}
-TWENTY_WAYS = {
-    "lr": 5e-4,
-    "inner_steps": 10,
-    "inner_batch": 20,
-    "meta_steps": 200_000,
-    "eval_batch": 10,
+HELP = {
+    "data": f"one of {', '.join(DATASETS)}",
+    "seed": "of weights, split and tasks",
+    "val_classes": "training classes to set aside for validation; glyphs has its own",
+    "ways": "classes a task",
+    "train_shots": "examples a class in training",
+    "inner_steps": "k, inner steps a task",
+    "inner_batch": "examples an inner step",
+    "lr": "Adam's inner learning rate",
+    "moments": "carry or reset: does Adam's state outlive a task",
+    "meta_steps": "outer steps",
+    "meta_batch": "tasks an outer step",
+    "epsilon": "ε of the first outer step",
+    "epsilon_final": "ε falls linearly to this",
+    "shots": "examples a class in evaluation",
+    "eval_steps": "inner steps in evaluation",
+    "eval_batch": "examples a step in evaluation",
+    "eval_tasks": "tasks to score; the paper's tables take 10,000",
 }
 
 
@@ -83,210 +64,125 @@ def _parser() -> argparse.ArgumentParser:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    train = commands.add_parser("train", help="train φ and evaluate it")
-    train.set_defaults(run=_train)
-    add = train.add_argument
-    add("--data", default="glyphs", help=f"one of {', '.join(DATASETS)} (glyphs)")
-    add("--out", type=Path, required=True, help="folder for checkpoint and history")
-    add("--resume", action="store_true", help="continue the run in --out")
-    add("--ways", type=int, default=5, help="classes a task (5)")
-    add("--train-shots", type=int, default=10, help="examples a class in training (10)")
-    add("--inner-steps", type=int, help="k (5; 10 for 20 ways)")
-    add("--inner-batch", type=int, help="examples an inner step (10; 20 for 20 ways)")
-    add("--lr", type=float, help="Adam's inner rate (1e-3; 5e-4 for 20 ways)")
-    add(
-        "--moments",
-        choices=["carry", "reset"],
-        default="carry",
-        help="keep Adam's second moment from task to task and for evaluation, or not",
+    def command(name: str, run: Any, help: str) -> argparse.ArgumentParser:
+        made = commands.add_parser(name, help=help)
+        made.set_defaults(run=run)
+        made.add_argument("--device", default="auto", help="auto, cpu or cuda")
+        made.add_argument("--json", action="store_true", help="end with a line of JSON")
+        made.add_argument("--quiet", action="store_true", help="no progress bar")
+        return made
+
+    def settings(to: argparse.ArgumentParser, defaults: dict[str, Any]) -> None:
+        for name, default in defaults.items():
+            shown = str(default)
+            if name in TWENTY_WAYS:
+                shown += f"; {TWENTY_WAYS[name]} for 20 ways"
+            to.add_argument(
+                "--" + name.replace("_", "-"),
+                type=type(default),
+                choices=["carry", "reset"] if name == "moments" else None,
+                help=f"{HELP[name]} ({shown})",
+            )
+
+    train = command("train", _train, "train φ, then evaluate it")
+    train.add_argument("--out", type=Path, required=True, help="folder of the run")
+    train.add_argument(
+        "--resume", action="store_true", help="continue the run in --out"
     )
-    add("--meta-steps", type=int, help="outer steps (100,000; 200,000 for 20 ways)")
-    add("--meta-batch", type=int, default=5, help="tasks an outer step (5)")
-    add("--epsilon", type=float, default=1.0, help="ε of the first outer step (1)")
-    add("--epsilon-final", type=float, default=0.0, help="ε falls linearly to this (0)")
-    add("--seed", type=int, default=0, help="of weights, split and tasks (0)")
-    add(
+    settings(train, TRAINING | EVALUATION)
+    train.add_argument(
         "--checkpoint-every",
         type=int,
+        metavar="N",
         default=500,
-        help="meta-steps (500; 0: at the end)",
+        help="meta-steps between two checkpoints (500; 0: only at the end)",
     )
-    add(
+    train.add_argument(
         "--validate-every",
         type=int,
+        metavar="N",
         default=0,
-        help="meta-steps between scores on validation classes (0: never)",
-    )
-    add(
-        "--val-classes",
-        type=int,
-        default=0,
-        help="training classes to set aside for validation (0); glyphs has its own",
+        help="meta-steps between two scores on validation classes (0: never)",
     )
 
-    test = commands.add_parser("evaluate", help="evaluate a trained φ")
-    test.set_defaults(run=_evaluate)
+    test = command("evaluate", _evaluate, "evaluate a trained φ")
     test.add_argument("--checkpoint", type=Path, required=True, help="folder of a run")
-    test.add_argument(
-        "--moments", choices=["carry", "reset"], help="of evaluation only (as trained)"
-    )
+    settings(test, EVALUATION | {"moments": TRAINING["moments"]})
 
-    for command, default in ((train, True), (test, False)):
-        add = command.add_argument
-        add(
-            "--shots",
-            type=int,
-            default=1 if default else None,
-            help="examples a class in evaluation (1)",
-        )
-        add(
-            "--eval-steps",
-            type=int,
-            default=50 if default else None,
-            help="inner steps in evaluation (50)",
-        )
-        add("--eval-batch", type=int, help="examples a step (5; 10 for 20 ways)")
-        add(
-            "--eval-tasks",
-            type=int,
-            default=1000 if default else None,
-            help="tasks to score; the paper's tables take 10,000 (1000)",
-        )
-        add("--device", default="auto", help="auto, cpu or cuda")
-        add("--json", action="store_true", help="end with one line of JSON")
-        add("--quiet", action="store_true", help="no progress bar")
+    again = command("reproduce", _reproduce, "run a row of the book's tables")
+    again.add_argument("row", help=f"one of {', '.join(reproduce.ROWS)}")
+    again.add_argument("--seeds", default="0", help="comma-separated (0)")
+    again.add_argument(
+        "--budget",
+        choices=["full", "short"],
+        default="full",
+        help="the paper's training, or 1,000 meta-steps and 1,000 test tasks (full)",
+    )
+    again.add_argument(
+        "--results", type=Path, default=Path("results"), help="folder (results)"
+    )
     return parser
 
 
-def _train(options: argparse.Namespace) -> Config:
-    config = {
-        name: value
-        for name, value in vars(options).items()
-        if name not in ("run", "out", "resume", "device", "json", "quiet")
-    }
-    for name, value in (TWENTY_WAYS if options.ways == 20 else FIVE_WAYS).items():
-        config[name] = value if config[name] is None else config[name]
-
-    path = options.out / CHECKPOINT
-    if path.exists() != options.resume:
-        raise UserError(
-            f"{options.out} holds no run to resume; leave out --resume"
-            if options.resume
-            else f"{options.out} already holds a run; continue it with --resume, or"
-            " name another --out"
-        )
-    data = _load(config)
-    tasks = FewShotTasks(data.train.rotated(), config["ways"], config["train_shots"])
+def _train(options: argparse.Namespace) -> Record:
+    config = runs.complete(_given(options, TRAINING | EVALUATION))
+    data = runs.load_data(config)
     test_tasks = FewShotTasks(data.test, config["ways"], config["shots"])
-    validate = None
-    if config["validate_every"]:
-        validate = _validation(config, data)
-    learner = _learner(config, options.device)
-    if options.resume:
-        _compare(config, checkpoint.load(path).metadata["config"])
-        learner.restore(path)
-    start_step = learner.state.meta_step
-
     began = time.perf_counter()
-    if start_step < config["meta_steps"]:
-        learner.fit(
-            tasks,
-            meta_steps=config["meta_steps"],
-            meta_batch=config["meta_batch"],
-            epsilon=linear(config["epsilon"], config["epsilon_final"]),
-            seed=config["seed"],
-            validate=validate,
-            validate_every=config["validate_every"],
-            checkpoint_to=path,
-            checkpoint_every=config["checkpoint_every"],
-            config=config,
-            progress=not options.quiet,
-        )
-    train_seconds = time.perf_counter() - began
-    steps = config["meta_steps"] - start_step
+    learner, start_step = runs.train(
+        config,
+        data,
+        options.out,
+        device=options.device,
+        resume=options.resume,
+        checkpoint_every=options.checkpoint_every,
+        validate_every=options.validate_every,
+        progress=not options.quiet,
+    )
+    seconds = time.perf_counter() - began
+    steps = learner.state.meta_step - start_step
     inner_steps = steps * config["meta_batch"] * config["inner_steps"]
     record = _report(learner, config, test_tasks) | {
-        "train_seconds": train_seconds,
+        "train_seconds": seconds,
         "inner_steps": inner_steps,
-        "inner_steps_per_second": inner_steps / train_seconds,
+        "inner_steps_per_second": inner_steps / seconds,
         "start_step": start_step,
-        "history": learner.history,
     }
     results.write(options.out / "result.json", record)
+    results.write(options.out / "history.json", {"history": learner.history})
     return record
 
 
-def _evaluate(options: argparse.Namespace) -> Config:
-    path = options.checkpoint
-    path = path / CHECKPOINT if path.is_dir() else path
-    config = checkpoint.load(path).metadata["config"]
-    chosen = ("shots", "eval_steps", "eval_batch", "eval_tasks")
-    config |= {
-        name: value for name in chosen if (value := getattr(options, name)) is not None
-    }
-    learner = _learner(config, options.device)
-    learner.restore(path)
-    tasks = FewShotTasks(_load(config).test, config["ways"], config["shots"])
+def _evaluate(options: argparse.Namespace) -> Record:
+    learner, config = runs.reopen(
+        options.checkpoint, options.device, **_given(options, EVALUATION)
+    )
+    test = runs.load_data(config).test
+    tasks = FewShotTasks(test, config["ways"], config["shots"])
     return _report(learner, config, tasks, options.moments)
 
 
-def _load(config: Config) -> Splits:
-    if config["data"] == "omniglot":
-        return load("omniglot", seed=config["seed"], val_classes=config["val_classes"])
-    if config["val_classes"]:
-        raise UserError(
-            f"--val-classes {config['val_classes']}: only omniglot takes it; leave it"
-            " out"
+def _reproduce(options: argparse.Namespace) -> Record:
+    try:
+        seeds = [int(seed) for seed in options.seeds.split(",")]
+    except ValueError as error:
+        raise UserError(f"--seeds {options.seeds}: give numbers like 0,1,2") from error
+    records = [
+        reproduce.reproduce(
+            options.row,
+            seed,
+            options.budget,
+            options.results,
+            device=options.device,
+            progress=not options.quiet,
         )
-    return load(config["data"])
+        for seed in seeds
+    ]
+    return {"records": records}
 
 
-def _learner(config: Config, device: str) -> MetaLearner:
-    return Reptile(
-        conv4(config["ways"], seed=config["seed"]),
-        inner=adam(config["lr"]),
-        inner_steps=config["inner_steps"],
-        inner_batch=config["inner_batch"],
-        moments=config["moments"],
-        device=device,
-    )
-
-
-def _validation(
-    config: Config, data: Splits
-) -> Callable[[MetaLearner], dict[str, float]]:
-    if not len(data.val):
-        raise UserError(
-            f"--validate-every {config['validate_every']}: {config['data']} has no"
-            " validation classes; set some aside with --val-classes 100"
-        )
-    tasks = FewShotTasks(data.val, config["ways"], config["shots"])
-    settings = config | {"eval_tasks": VALIDATION_TASKS}
-
-    def validate(learner: MetaLearner) -> dict[str, float]:
-        scores = _score(learner, settings, tasks, VALIDATE)
-        return {"validation_accuracy": scores.transductive.accuracy}
-
-    return validate
-
-
-def _score(
-    learner: MetaLearner,
-    config: Config,
-    tasks: FewShotTasks,
-    stream: int = TEST,
-    moments: Moments | None = None,
-) -> Evaluation:
-    return evaluate(
-        learner,
-        tasks,
-        inner_steps=config["eval_steps"],
-        inner_batch=config["eval_batch"],
-        count=config["eval_tasks"],
-        seed=config["seed"],
-        stream=stream,
-        moments=moments,
-    )
+def _given(options: argparse.Namespace, names: Iterable[str]) -> Config:
+    return {name: getattr(options, name) for name in names}
 
 
 def _report(
@@ -294,24 +190,11 @@ def _report(
     config: Config,
     tasks: FewShotTasks,
     moments: Moments | None = None,
-) -> Config:
+) -> Record:
     """Evaluate, print a line a protocol, and return what --json prints."""
-    scores = _score(learner, config, tasks, moments=moments)
-    print(
-        f"{config['data']}, {config['ways']}-way {config['shots']}-shot, unseen classes"
-    )
+    scores = runs.score(learner, config, tasks, moments=moments)
+    print(f"{config['data']}, {config['ways']}-way {config['shots']}-shot, new classes")
     print(scores)
-    metrics = {name: score.as_dict() for name, score in scores._asdict().items()}
+    metrics = scores.as_dict()
     device = learner.phi.device
     return {"config": config, "metrics": metrics, **results.circumstances(device)}
-
-
-def _compare(asked: Config, found: Config) -> None:
-    """Refuse to continue a run under other settings: ε and the tasks depend on them."""
-    for name in TRAINING:
-        if asked[name] != found[name]:
-            option = "--" + name.replace("_", "-")
-            raise UserError(
-                f"{option} is {asked[name]}, but the run began with {found[name]};"
-                f" give {option} {found[name]}, or begin anew with another --out"
-            )

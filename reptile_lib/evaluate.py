@@ -94,6 +94,10 @@ class Evaluation(NamedTuple):
     transductive: Score
     non_transductive: Score
 
+    def as_dict(self) -> dict[str, dict[str, float | int]]:
+        """Return both scores as dicts, for JSON."""
+        return {name: score.as_dict() for name, score in self._asdict().items()}
+
     def __str__(self) -> str:
         """Print a line a protocol."""
         return (

@@ -62,8 +62,6 @@ class Conv4(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map images [B, channels, size, size] to logits [B, ways]."""
-        # Channels-last kernels are a fifth faster on CPUs, two fifths on two cores.
-        x = x.contiguous(memory_format=torch.channels_last)
         for convolution, norm in zip(self.convolutions, self.norms, strict=True):
             x = F.relu(norm(convolution(pad_same(x))))
         logits: Tensor = self.out(x.flatten(1))

@@ -1,0 +1,209 @@
+"""A training run as plain settings in a folder: what the command line works with.
+
+Settings are a JSON dict (`Config`); the folder holds the checkpoint, which keeps them.
+Defaults are the Omniglot settings of the Reptile authors (README of their code,
+openai/supervised-reptile); they depend on the number of ways.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from reptile_lib import checkpoint
+from reptile_lib.data import Splits, load
+from reptile_lib.errors import UserError
+from reptile_lib.evaluate import Evaluation, evaluate
+from reptile_lib.inner import Moments, adam
+from reptile_lib.meta import linear
+from reptile_lib.models import conv4
+from reptile_lib.rng import TEST, VALIDATE
+from reptile_lib.tasks import FewShotTasks
+from reptile_lib.train import MetaLearner, Reptile
+
+Config = dict[str, Any]
+
+CHECKPOINT = "checkpoint.safetensors"
+VALIDATION_TASKS = 200
+
+# What φ depends on: a run must keep these settings when it is resumed.
+TRAINING: Config = {
+    "data": "glyphs",
+    "seed": 0,
+    "val_classes": 0,
+    "ways": 5,
+    "train_shots": 10,
+    "inner_steps": 5,
+    "inner_batch": 10,
+    "lr": 1e-3,
+    "moments": "carry",
+    "meta_steps": 100_000,
+    "meta_batch": 5,
+    "epsilon": 1.0,
+    "epsilon_final": 0.0,
+}
+EVALUATION: Config = {
+    "shots": 1,
+    "eval_steps": 50,
+    "eval_batch": 5,
+    "eval_tasks": 1000,
+}
+TWENTY_WAYS: Config = {
+    "lr": 5e-4,
+    "inner_steps": 10,
+    "inner_batch": 20,
+    "meta_steps": 200_000,
+    "eval_batch": 10,
+}
+
+
+def complete(config: Config) -> Config:
+    """Fill in the default of every setting that is absent or None."""
+    given = {name: value for name, value in config.items() if value is not None}
+    special = TWENTY_WAYS if given.get("ways") == 20 else {}
+    return TRAINING | EVALUATION | special | given
+
+
+def load_data(config: Config) -> Splits:
+    """Load the data set of a run, split by its seed.
+
+    Raises:
+        UserError: there is no such data set, it cannot be had, or it has validation
+            classes of its own.
+    """
+    if config["data"] == "omniglot":
+        return load("omniglot", seed=config["seed"], val_classes=config["val_classes"])
+    if config["val_classes"]:
+        raise UserError(
+            f"val_classes = {config['val_classes']}: only omniglot sets classes aside"
+            " on demand; leave it out"
+        )
+    return load(config["data"])
+
+
+def build(config: Config, device: str) -> MetaLearner:
+    """Make the untrained learner of a run."""
+    return Reptile(
+        conv4(config["ways"], seed=config["seed"]),
+        inner=adam(config["lr"]),
+        inner_steps=config["inner_steps"],
+        inner_batch=config["inner_batch"],
+        moments=config["moments"],
+        device=device,
+    )
+
+
+def reopen(folder: Path, device: str, **overrides: Any) -> tuple[MetaLearner, Config]:
+    """Read the learner of a run and its settings back.
+
+    Args:
+        folder: of the run, or its checkpoint file.
+        device: where to put the learner.
+        overrides: settings to change; None keeps what the run had.
+
+    Raises:
+        UserError: there is no checkpoint, or it is damaged.
+    """
+    path = folder / CHECKPOINT if folder.is_dir() else folder
+    given = {name: value for name, value in overrides.items() if value is not None}
+    config = checkpoint.load(path).metadata["config"] | given
+    learner = build(config, device)
+    learner.restore(path)
+    return learner, config
+
+
+def train(
+    config: Config,
+    data: Splits,
+    folder: Path,
+    *,
+    device: str = "auto",
+    resume: bool = False,
+    checkpoint_every: int = 0,
+    validate_every: int = 0,
+    progress: bool = False,
+) -> tuple[MetaLearner, int]:
+    """Train in `folder`, from the beginning or from its checkpoint.
+
+    Returns:
+        the learner, and the meta-step it started from.
+
+    Raises:
+        UserError: the folder holds a run although `resume` is false, or none although
+            it is true; the run in it has other settings; or as `MetaLearner.fit`.
+    """
+    path = folder / CHECKPOINT
+    if path.exists() and not resume:
+        raise UserError(
+            f"{folder} already holds a run; resume it (--resume), or name another folder"
+        )
+    tasks = FewShotTasks(data.train.rotated(), config["ways"], config["train_shots"])
+    validate = _validation(config, data, validate_every) if validate_every else None
+    if resume:
+        learner, found = reopen(folder, device)
+        _same(config, found)
+    else:
+        learner = build(config, device)
+    start_step = learner.state.meta_step
+    if start_step < config["meta_steps"]:
+        learner.fit(
+            tasks,
+            meta_steps=config["meta_steps"],
+            meta_batch=config["meta_batch"],
+            epsilon=linear(config["epsilon"], config["epsilon_final"]),
+            seed=config["seed"],
+            validate=validate,
+            validate_every=validate_every,
+            checkpoint_to=path,
+            checkpoint_every=checkpoint_every,
+            config=config,
+            progress=progress,
+        )
+    return learner, start_step
+
+
+def score(
+    learner: MetaLearner,
+    config: Config,
+    tasks: FewShotTasks,
+    *,
+    stream: int = TEST,
+    moments: Moments | None = None,
+) -> Evaluation:
+    """Evaluate under the settings of a run."""
+    return evaluate(
+        learner,
+        tasks,
+        inner_steps=config["eval_steps"],
+        inner_batch=config["eval_batch"],
+        count=config["eval_tasks"],
+        seed=config["seed"],
+        stream=stream,
+        moments=moments,
+    )
+
+
+def _validation(
+    config: Config, data: Splits, every: int
+) -> Callable[[MetaLearner], dict[str, float]]:
+    if not len(data.val):
+        raise UserError(
+            f"validate_every = {every}: {config['data']} has no validation classes;"
+            " set some aside (--val-classes 100)"
+        )
+    tasks = FewShotTasks(data.val, config["ways"], config["shots"])
+    settings = config | {"eval_tasks": VALIDATION_TASKS}
+
+    def validate(learner: MetaLearner) -> dict[str, float]:
+        scores = score(learner, settings, tasks, stream=VALIDATE)
+        return {"validation_accuracy": scores.transductive.accuracy}
+
+    return validate
+
+
+def _same(asked: Config, found: Config) -> None:
+    for name in TRAINING:
+        if asked[name] != found[name]:
+            raise UserError(
+                f"{name} is {asked[name]}, but the run began with {found[name]}; ask for"
+                f" {found[name]} again, or begin anew in another folder"
+            )
