@@ -134,7 +134,8 @@ def train(
     path = folder / CHECKPOINT
     if path.exists() and not resume:
         raise UserError(
-            f"{folder} already holds a run; resume it (--resume), or name another folder"
+            f"{folder} already holds a run; continue it with --resume, or name"
+            " another folder"
         )
     tasks = FewShotTasks(data.train.rotated(), config["ways"], config["train_shots"])
     validate = _validation(config, data, validate_every) if validate_every else None
@@ -204,6 +205,6 @@ def _same(asked: Config, found: Config) -> None:
     for name in TRAINING:
         if asked[name] != found[name]:
             raise UserError(
-                f"{name} is {asked[name]}, but the run began with {found[name]}; ask for"
-                f" {found[name]} again, or begin anew in another folder"
+                f"{name} is {asked[name]}, but the run began with {found[name]}; ask"
+                f" for {found[name]} again, or begin anew in another folder"
             )
