@@ -1,5 +1,7 @@
 """The command line: train, evaluate, and reproduce recorded results.
 
+::
+
 python -m reptile_lib train --data glyphs --meta-steps 1000 --out runs/demo
 python -m reptile_lib evaluate --checkpoint runs/demo
 python -m reptile_lib reproduce glyphs-5way --budget short

@@ -1,6 +1,6 @@
 """Inner optimisers, and `adapt`: k inner steps for many tasks at once.
 
-An inner optimiser is a pair of pure functions on parameter vectors:
+An inner optimiser is a pair of pure functions on parameter vectors::
 
     init(theta)                    -> state
     update(gradient, state, theta) -> theta, state
@@ -25,7 +25,7 @@ from torch.func import functional_call, vmap
 from reptile_lib.errors import UserError
 from reptile_lib.params import layout, unravel
 
-T = TypeVar("T")
+_T = TypeVar("_T")
 State = dict[str, Tensor]
 Engine = Literal["auto", "vmap", "loop"]  # "auto" is for learners to resolve
 Moments = Literal["carry", "reset"]
@@ -128,7 +128,9 @@ def adam(
         if beta1 > 0:
             new["m"] = torch.lerp(state["m"], g, 1 - beta1)
             direction = new["m"] / one_minus_power(beta1, step)
-        return theta - lr * direction / (scale.sqrt() + eps), new
+        # The root of a zero has an infinite slope, which MAML would meet.
+        root = scale.clamp_min(torch.finfo(scale.dtype).tiny).sqrt()
+        return theta - lr * direction / (root + eps), new
 
     return InnerOptimizer("adam", lr, init, update)
 
@@ -193,7 +195,7 @@ def map_tasks(fn: Callable[..., Tensor], engine: Engine, *args: Tensor) -> Tenso
     return torch.stack(_each_task(lambda i: fn(*(a[i] for a in args)), len(args[0])))
 
 
-def _each_task(fn: Callable[[int], T], n: int) -> list[T]:
+def _each_task(fn: Callable[[int], _T], n: int) -> list[_T]:
     """Call fn(0), ... fn(n - 1), spread over the CPU's cores."""
     workers = min(n, torch.get_num_threads())
     return list(_pool(workers).map(fn, range(n)) if workers > 1 else map(fn, range(n)))
@@ -290,4 +292,7 @@ def _steps(
         g, value = gradient(theta, batch)
         theta, state = inner.update(g, state, theta)
         losses.append(value)
-    return Adapted(theta, state, torch.stack(losses, -1))
+    stacked = (
+        torch.stack(losses, -1) if losses else theta.new_zeros(*theta.shape[:-1], 0)
+    )
+    return Adapted(theta, state, stacked)

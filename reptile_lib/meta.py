@@ -1,7 +1,7 @@
 """The algorithm: Reptile and its relatives as outer rules, and schedules of ε.
 
 Every rule looks at the tasks of one meta-step and names a target; the outer step then
-moves φ a fraction ε of the way, φ ← φ + ε(target − φ):
+moves φ a fraction ε of the way, φ ← φ + ε(target − φ)::
 
     rule      target                                       source
     reptile   mean of φ̃ᵢ = U_τᵢ^k(φ)                       Nichol et al. 2018, alg. 1, 2
@@ -140,4 +140,4 @@ def linear(start: float, end: float) -> Schedule:
     for epsilon in (start, end):
         if not math.isfinite(epsilon) or epsilon < 0:
             raise UserError(f"epsilon = {epsilon}; give a number that is not negative")
-    return lambda done: (1 - done) * start + done * end
+    return lambda done: start + done * (end - start)

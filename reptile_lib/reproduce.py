@@ -1,5 +1,7 @@
 """The rows of the book's result tables, and the runs that fill them.
 
+::
+
     python -m reptile_lib reproduce omniglot-5way --seeds 0,1,2
 
 One training run a seed serves 1-shot and 5-shot and both protocols. It leaves

@@ -61,7 +61,7 @@ class Draws:
         self.device = tasks.device
 
     def uniform(self, slot: int, *shape: int) -> Tensor:
-        """Return float64 [m, *shape] in [0, 1).
+        """Return float64 ``[m, *shape]`` in [0, 1).
 
         `slot` separates the uses within one task (its classes, its examples, ...).
         """
@@ -73,7 +73,7 @@ class Draws:
         )
         words = philox((step, task, torch.full_like(index, slot), index), self._key)
         values = torch.stack(words, -1).flatten(1)[:, :count]
-        return values.double().div(2**32).reshape(-1, *shape)
+        return values.double().div(2**32).reshape(len(self._tasks), *shape)
 
     def permutations(self, slot: int, count: int, size: int) -> Tensor:
         """Return int64 [m, count, size]: `count` random orders of range(size)."""

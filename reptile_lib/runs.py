@@ -145,7 +145,7 @@ def train(
     else:
         learner = build(config, device)
     start_step = learner.state.meta_step
-    if start_step < config["meta_steps"]:
+    if not resume or start_step < config["meta_steps"]:
         learner.fit(
             tasks,
             meta_steps=config["meta_steps"],

@@ -12,7 +12,7 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from reptile_lib.data import Classes
+from reptile_lib.data.classes import Classes
 from reptile_lib.errors import UserError
 from reptile_lib.inner import Batch
 from reptile_lib.rng import Draws

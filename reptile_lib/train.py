@@ -1,5 +1,7 @@
 """The full training loop around the outer rules of `meta`.
 
+::
+
     learner = Reptile(conv4(ways=5), inner=adam(lr=1e-3), inner_steps=5, inner_batch=10)
     learner.fit(tasks, meta_steps=1_000, meta_batch=5, epsilon=linear(1.0, 0.0))
 
