@@ -1,0 +1,360 @@
+"""Outer rules against closed forms, brute force and the paper's expansion."""
+
+from collections.abc import Callable
+from itertools import product
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from reptile_lib import (
+    Batch,
+    UserError,
+    adam,
+    constant,
+    conv4,
+    linear,
+    mlp,
+    momentum,
+    sgd,
+)
+from reptile_lib.inner import Engine, InnerOptimizer, State, make_loss
+from reptile_lib.meta import Rule, fomaml, joint, maml, reptile
+from reptile_lib.params import interpolate, ravel
+from reptile_lib.tasks import Episodes, quadratic_loss
+from tests import textbook
+
+ENGINES = ["vmap", "loop"]
+RULES = [reptile, fomaml, maml, joint]
+each_engine = pytest.mark.parametrize("engine", ENGINES)
+
+
+def bowls(h: list[float], w: list[float], steps: int) -> Episodes:
+    """Return tasks ½ h (θ − w)² on the line."""
+    H, W = (torch.tensor(v, dtype=torch.float64).view(-1, 1, 1) for v in (h, w))
+    batch = Batch(H[..., None], W)
+    return Episodes(batch, torch.zeros(len(h), steps, 1, dtype=torch.int64), batch)
+
+
+def regression(tasks: int = 4) -> tuple[nn.Module, Episodes]:
+    g = torch.Generator().manual_seed(5)
+    model = mlp(1, 6, 1, activation=nn.Tanh, seed=3).double()
+    x = torch.randn(tasks, 12, 1, generator=g, dtype=torch.float64)
+    y = torch.randn(tasks, 12, 1, generator=g, dtype=torch.float64)
+    order = torch.rand(tasks, 3, 8, generator=g).argsort(-1)[..., :4]
+    support, query = Batch(x[:, :8], y[:, :8]), Batch(x[:, 8:], y[:, 8:])
+    return model, Episodes(support, order, query)
+
+
+def test_reptile_in_the_head() -> None:
+    # φ = 4, w = 0, αh = ½: 4 → 2 → 1, so φ̃ = 1, and ε = ⅔ leads to 4 − ⅔·3 = 2.
+    phi = torch.tensor([4.0]).double()
+    target = reptile(quadratic_loss, phi, bowls([1], [0], 2), sgd(0.5), None, "vmap")
+    assert target.phi.item() == 1
+    assert target.loss.item() == (8 + 2) / 2  # ½·4² and ½·2²
+    assert interpolate(phi, target.phi, 2 / 3).item() == pytest.approx(2)
+    assert interpolate(phi, target.phi, 1.0).item() == 1
+    assert interpolate(phi, target.phi, 0.0).item() == 4
+
+
+def test_relatives_in_the_head() -> None:
+    # φ = 4, w = 0, h = 1, αh = ½, k = 2: φ̃ = φ/4 = 1. FOMAML's gradient is h φ̃ = 1,
+    # MAML's has the factor dφ̃/dφ = ¼ besides; joint training's is h φ = 4.
+    phi = torch.tensor([4.0]).double()
+    for rule, gradient in ((fomaml, 1), (maml, 0.25), (joint, 4)):
+        target = rule(quadratic_loss, phi, bowls([1], [0], 2), sgd(0.5), None, "vmap")
+        assert target.phi.item() == 4 - gradient
+
+
+numbers = st.floats(-3, 3)
+
+
+@given(
+    tasks=st.lists(st.tuples(st.floats(0.1, 2), numbers), min_size=1, max_size=4),
+    phi=numbers,
+    alpha=st.floats(0.01, 0.9),
+    k=st.integers(1, 6),
+)
+def test_closed_forms_on_the_line(
+    tasks: list[tuple[float, float]], phi: float, alpha: float, k: int
+) -> None:
+    h, w = map(list, zip(*tasks, strict=True))
+    adapted = [b + (1 - alpha * a) ** k * (phi - b) for a, b in tasks]
+    n = len(tasks)
+    expected = {
+        reptile: sum(adapted) / n,
+        fomaml: phi
+        - sum(a * (t - b) for (a, b), t in zip(tasks, adapted, strict=True)) / n,
+        maml: phi
+        - sum(a * (1 - alpha * a) ** (2 * k) * (phi - b) for a, b in tasks) / n,
+        joint: phi - sum(a * (phi - b) for a, b in tasks) / n,
+    }
+    start = torch.tensor([phi], dtype=torch.float64)
+    for rule, value in expected.items():
+        target = rule(quadratic_loss, start, bowls(h, w, k), sgd(alpha), None, "vmap")
+        assert target.phi.item() == pytest.approx(value, abs=1e-9)
+
+
+@pytest.mark.parametrize("epsilon", [0.3, 1.0])
+@each_engine
+def test_one_inner_step_is_joint_training(engine: Engine, epsilon: float) -> None:
+    # with SGD at rate α on the whole support set: joint training at rate εα
+    model, (support, _, query) = regression()
+    order = torch.arange(8).expand(4, 1, 8)
+    loss, _ = make_loss(model, F.mse_loss)
+    phi, alpha, episodes = ravel(model), 0.07, Episodes(support, order, query)
+    by_reptile = reptile(loss, phi, episodes, sgd(alpha), None, engine)
+    by_joint = joint(loss, phi, episodes, sgd(alpha), None, engine)
+    torch.testing.assert_close(
+        interpolate(phi, by_reptile.phi, epsilon),
+        interpolate(phi, by_joint.phi, epsilon * alpha),
+        rtol=0,
+        atol=1e-14,
+    )
+    assert by_reptile.loss.item() == pytest.approx(by_joint.loss.item(), rel=1e-12)
+
+
+@each_engine
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize(
+    "inner", [sgd(0.1), adam(0.01, (0.9, 0.99))], ids=["sgd", "adam"]
+)
+def test_the_order_of_tasks_does_not_matter(
+    inner: InnerOptimizer, rule: Rule, engine: Engine
+) -> None:
+    model, (support, order, query) = regression()
+    loss, _ = make_loss(model, F.mse_loss)
+    p = torch.tensor([2, 0, 3, 1])
+    shuffled = Episodes(
+        Batch(support.x[p], support.y[p]), order[p], Batch(query.x[p], query.y[p])
+    )
+    one = rule(loss, ravel(model), Episodes(support, order, query), inner, None, engine)
+    two = rule(loss, ravel(model), shuffled, inner, None, engine)
+    torch.testing.assert_close(one.phi, two.phi, rtol=0, atol=1e-14)
+    torch.testing.assert_close(one.loss, two.loss, rtol=1e-13, atol=0)
+    for name, value in (one.state or {}).items():
+        torch.testing.assert_close(value, (two.state or {})[name], rtol=0, atol=1e-14)
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_engines_agree(rule: Rule) -> None:
+    model, episodes = regression()
+    loss, _ = make_loss(model, F.mse_loss)
+    one, two = (
+        rule(loss, ravel(model), episodes, sgd(0.1), None, engine) for engine in ENGINES
+    )
+    torch.testing.assert_close(one.phi, two.phi, rtol=0, atol=1e-13)
+    torch.testing.assert_close(one.loss, two.loss, rtol=1e-13, atol=0)
+
+
+@each_engine
+def test_fomaml_is_the_query_gradient_at_the_adapted_weights(engine: Engine) -> None:
+    model, (support, order, query) = regression()
+    loss, _ = make_loss(model, F.mse_loss)
+    phi = ravel(model)
+    gradients, losses = [], []
+    for i in range(len(order)):
+        one = textbook.model_at(model, phi)
+        optimizer = torch.optim.SGD(one.parameters(), 0.1)
+        textbook.descend(
+            one, optimizer, F.mse_loss, support.x[i], support.y[i], order[i]
+        )
+        optimizer.zero_grad()
+        value = F.mse_loss(one(query.x[i]), query.y[i])
+        value.backward()
+        gradients.append(torch.cat([p.grad.flatten() for p in one.parameters()]))
+        losses.append(value.detach())
+    target = fomaml(loss, phi, Episodes(support, order, query), sgd(0.1), None, engine)
+    expected = phi - torch.stack(gradients).mean(0)
+    torch.testing.assert_close(target.phi, expected, rtol=0, atol=1e-12)
+    torch.testing.assert_close(target.loss, torch.stack(losses).mean())
+
+
+def unrolled_tanh_net(phi: Tensor, x: Tensor) -> Tensor:
+    """Return the output of mlp(1, 6, 1, activation=nn.Tanh), written out."""
+    w1, b1, w2, b2 = phi[:6, None], phi[6:12], phi[None, 12:18], phi[18:]
+    return torch.tanh(x @ w1.T + b1) @ w2.T + b2
+
+
+def unrolled(phi: Tensor, episodes: Episodes, optimizer: str) -> Tensor:
+    """Return the mean query loss after the inner loop, as a function of φ."""
+    (x, y), order, (query_x, query_y) = episodes
+    total = torch.zeros((), dtype=phi.dtype)
+    for i in range(len(order)):
+        theta = phi
+        m = v = torch.zeros_like(phi)
+        for t, batch in enumerate(order[i], 1):
+            residual = unrolled_tanh_net(theta, x[i, batch]) - y[i, batch]
+            (g,) = torch.autograd.grad((residual**2).mean(), theta, create_graph=True)
+            if optimizer == "sgd":
+                theta = theta - 0.1 * g
+            elif optimizer == "momentum":
+                m = 0.8 * m + g
+                theta = theta - 0.1 * m
+            else:
+                m, v = 0.9 * m + 0.1 * g, 0.99 * v + 0.01 * g**2
+                step = (m / (1 - 0.9**t)) / ((v / (1 - 0.99**t)).sqrt() + 1e-8)
+                theta = theta - 0.01 * step
+        total = (
+            total + ((unrolled_tanh_net(theta, query_x[i]) - query_y[i]) ** 2).mean()
+        )
+    return total / len(order)
+
+
+@each_engine
+@pytest.mark.parametrize(
+    ("name", "inner"),
+    [
+        ("sgd", sgd(0.1)),
+        ("momentum", momentum(0.1, 0.8)),
+        ("adam", adam(0.01, (0.9, 0.99))),
+    ],
+)
+def test_maml_is_the_gradient_of_the_unrolled_loop(
+    name: str, inner: InnerOptimizer, engine: Engine
+) -> None:
+    model, episodes = regression(tasks=2)
+    loss, _ = make_loss(model, F.mse_loss)
+    phi = ravel(model).requires_grad_()
+    value = unrolled(phi, episodes, name)
+    (expected,) = torch.autograd.grad(value, phi)
+    target = maml(loss, phi.detach(), episodes, inner, None, engine)
+    gradient = phi.detach() - target.phi
+    torch.testing.assert_close(gradient, expected, rtol=0, atol=1e-11)
+    torch.testing.assert_close(target.loss, value.detach())
+    assert not target.phi.requires_grad
+    assert not any(s.requires_grad for s in (target.state or {}).values())
+
+    # ... and of finite differences, which know no autograd
+    h = 1e-6
+    differences = torch.stack(
+        [
+            (
+                unrolled(phi + h * e, episodes, name)
+                - unrolled(phi - h * e, episodes, name)
+            )
+            / (2 * h)
+            for e in torch.eye(len(phi), dtype=phi.dtype)
+        ]
+    ).detach()
+    torch.testing.assert_close(gradient, differences, rtol=0, atol=1e-7)
+    first_order = (
+        phi.detach() - fomaml(loss, phi.detach(), episodes, inner, None, engine).phi
+    )
+    assert (first_order - gradient).abs().max() > 1e-3
+
+
+def test_maml_through_adam_survives_a_dead_unit() -> None:
+    # a parameter without gradient has v = 0, and the root of zero an infinite slope
+    model, episodes = mlp(1, 4, 1).double(), regression()[1]
+    with torch.no_grad():
+        next(model.parameters())[0], list(model.parameters())[1][0] = 0, -1
+    loss, _ = make_loss(model, F.mse_loss)
+    target = maml(loss, ravel(model), episodes, adam(0.01), None, "vmap")
+    assert target.phi.isfinite().all()
+    assert target.phi[0] == 0
+
+
+def test_maml_works_on_pictures() -> None:
+    g = torch.Generator().manual_seed(0)
+    x, y = torch.rand(2, 6, 1, 8, 8, generator=g), torch.arange(6).expand(2, -1) % 3
+    model = conv4(ways=3, size=8)
+    loss, _ = make_loss(model, F.cross_entropy)
+    order = torch.arange(6).expand(2, 2, -1)
+    episodes = Episodes(Batch(x, y), order, Batch(x, y))
+    target = maml(loss, ravel(model), episodes, sgd(0.1), None, "loop")
+    assert target.phi.isfinite().all()
+    assert (target.phi - ravel(model)).norm() > 0.01
+
+
+def minibatch_bowls() -> tuple[Tensor, Tensor, Tensor]:
+    """Return two tasks of three minibatches ½ (θ − w)ᵀ H (θ − w), and a φ."""
+    g = torch.Generator().manual_seed(7)
+    root = torch.randn(2, 3, 4, 4, generator=g, dtype=torch.float64)
+    w = torch.randn(2, 3, 4, generator=g, dtype=torch.float64)
+    return root @ root.mT / 4, w, torch.randn(4, generator=g, dtype=torch.float64)
+
+
+def expected_gradient(rule: Rule, k: int, alpha: float) -> Tensor:
+    """Return the meta-gradient of k minibatches, averaged over every way to draw them.
+
+    MAML and its first-order form keep the last minibatch as their query.
+    """
+    H, w, phi = minibatch_bowls()
+    ways = torch.tensor(list(product(range(3), repeat=k)))
+    steps = k if rule is reptile else k - 1
+    task = torch.arange(2).repeat_interleave(len(ways))
+    order = ways.repeat(2, 1)
+    support, last = Batch(H[task], w[task]), order[:, -1]
+    query = Batch(H[task, last][:, None], w[task, last][:, None])
+    episodes = Episodes(support, order[:, :steps, None], query)
+    moved = rule(quadratic_loss, phi, episodes, sgd(alpha), None, "vmap").phi
+    return (phi - moved) / alpha if rule is reptile else phi - moved
+
+
+@pytest.mark.parametrize("k", [1, 2, 3, 4])
+@pytest.mark.parametrize(
+    ("rule", "average", "inner"),
+    [
+        (maml, lambda k: 1, lambda k: -2 * (k - 1)),
+        (fomaml, lambda k: 1, lambda k: -(k - 1)),
+        (reptile, lambda k: k, lambda k: -k * (k - 1) / 2),
+    ],
+    ids=["maml", "fomaml", "reptile"],
+)
+def test_leading_coefficients_of_the_expected_meta_gradient(
+    rule: Rule, average: Callable[[int], int], inner: Callable[[int], float], k: int
+) -> None:
+    # Nichol et al. 2018, section 5.1: AvgGrad = E[ḡ₁], AvgGradInner = E[H̄₂ ḡ₁]. On
+    # quadratics the meta-gradient is a polynomial in α of degree at most 2(k − 1), so
+    # its first two coefficients follow from 2k − 1 rates, exactly.
+    H, w, phi = minibatch_bowls()
+    g = torch.einsum("tbij,tbj->tbi", H, phi - w)
+    avg_grad = g.mean((0, 1))
+    avg_grad_inner = torch.einsum("tij,tj->ti", H.mean(1), g.mean(1)).mean(0)
+
+    rates = torch.arange(1, 2 * k + 1, dtype=torch.float64) / 20
+    values = torch.stack([expected_gradient(rule, k, a) for a in rates.tolist()])
+    coefficients = torch.linalg.solve(torch.linalg.vander(rates, N=len(rates)), values)
+    torch.testing.assert_close(
+        coefficients[0], average(k) * avg_grad, rtol=1e-7, atol=1e-8
+    )
+    torch.testing.assert_close(
+        coefficients[1], inner(k) * avg_grad_inner, rtol=1e-5, atol=1e-6
+    )
+
+
+@pytest.mark.parametrize("rule", [reptile, fomaml, maml])
+def test_rules_hand_on_the_mean_state(rule: Rule) -> None:
+    # h φ = 2 and 4 at φ = 2, one step of β₂ = ½: v = ½·4 and ½·16
+    phi, inner = torch.tensor([2.0]).double(), adam(0.1, (0.0, 0.5))
+    state: State | None = None
+    for step, v in ((1, 5.0), (2, 7.5)):  # again from the same φ: ½·5 + ½·10
+        target = rule(
+            quadratic_loss, phi, bowls([1, 2], [0, 0], 1), inner, state, "vmap"
+        )
+        state = target.state
+        assert state is not None
+        assert state["step"].item() == step
+        assert state["v"].tolist() == [pytest.approx(v)]
+
+
+def test_joint_training_leaves_the_state_alone() -> None:
+    phi, state = torch.tensor([2.0]).double(), {"v": torch.ones(1)}
+    target = joint(quadratic_loss, phi, bowls([1], [0], 1), adam(0.1), state, "vmap")
+    assert target.state is state
+
+
+def test_schedules() -> None:
+    anneal = linear(1.0, 0.0)
+    assert [anneal(done) for done in (0, 0.25, 0.5, 0.75)] == [1, 0.75, 0.5, 0.25]
+    assert linear(0.5, 0.1)(0.5) == pytest.approx(0.3)
+    assert {constant(0.1)(done / 7) for done in range(7)} == {0.1}
+    for bad in (-0.1, float("nan"), float("inf")):
+        with pytest.raises(UserError, match=f"epsilon = {bad}; give a number"):
+            linear(1.0, bad)
+        with pytest.raises(UserError, match=f"epsilon = {bad}; give a number"):
+            constant(bad)
