@@ -30,7 +30,8 @@ def conv4(ways: int, channels: int = 1, size: int = 28, seed: int = 0) -> nn.Mod
 
     It starts as the authors' TensorFlow layers do: Glorot-uniform weights, zero biases.
     """
-    model = Conv4(ways, channels, size)
+    with torch.random.fork_rng(devices=[]):  # the layers' own start is replaced below
+        model = Conv4(ways, channels, size)
     generator = torch.Generator().manual_seed(seed)
     for name, parameter in model.named_parameters():
         if name.endswith("bias"):

@@ -63,7 +63,7 @@ def minibatch_order(
     b = size if inner_batch is None else inner_batch
     passes = -(-inner_steps * b // size)
     orders = draws.permutations(slot, passes, size).flatten(1)
-    return orders[:, : inner_steps * b].reshape(-1, inner_steps, b)
+    return orders[:, : inner_steps * b].reshape(len(orders), inner_steps, b)
 
 
 def _positive(**counts: int) -> None:
