@@ -72,7 +72,8 @@ class Score:
     @property
     def ci95(self) -> float:
         """Half width of the normal 95 % interval of the mean; nan for one task."""
-        return 1.96 * self.values.std().item() / math.sqrt(len(self.values))
+        deviation = self.values.std().item() if len(self.values) > 1 else math.nan
+        return 1.96 * deviation / math.sqrt(len(self.values))
 
     def as_dict(self) -> dict[str, float | int]:
         """Return accuracy, ci95 and the number of tasks, for JSON."""

@@ -61,6 +61,7 @@ def minibatch_order(
     is shuffled anew whenever it runs out, and a minibatch may span that seam.
     """
     b = size if inner_batch is None else inner_batch
+    _positive(inner_batch=b)
     passes = -(-inner_steps * b // size)
     orders = draws.permutations(slot, passes, size).flatten(1)
     return orders[:, : inner_steps * b].reshape(len(orders), inner_steps, b)

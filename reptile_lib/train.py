@@ -89,7 +89,9 @@ class MetaLearner:
             UserError: a setting is out of range, the device is absent, or the model
                 keeps running statistics.
         """
-        if self.inner_steps < 1 or (self.inner_batch or 1) < 1:
+        if self.inner_steps < 1 or (
+            self.inner_batch is not None and self.inner_batch < 1
+        ):
             raise UserError(
                 f"inner_steps = {self.inner_steps}, inner_batch = {self.inner_batch};"
                 " give at least 1 of each"

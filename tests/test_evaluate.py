@@ -1,0 +1,316 @@
+"""Few-shot evaluation against the textbook, in both protocols."""
+
+import math
+import statistics
+import sys
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from reptile_lib import (
+    Batch,
+    Classes,
+    FewShotTasks,
+    Reptile,
+    Score,
+    Sine,
+    UserError,
+    adam,
+    adapt,
+    adaptation_curve,
+    constant,
+    conv4,
+    evaluate,
+    gd,
+    mlp,
+    momentum,
+    sgd,
+)
+from reptile_lib.inner import InnerOptimizer, make_loss
+from reptile_lib.rng import TEST, VALIDATE, draws
+from reptile_lib.tasks import Tasks
+from reptile_lib.train import MetaLearner
+from tests import textbook
+
+CPU = torch.device("cpu")
+
+
+class Double(nn.Module):
+    """Turn pictures into float64 on the way in."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.double()
+
+
+def noise_classes(count: int = 8) -> Classes:
+    """Return classes that differ, with examples that do, too."""
+    g = torch.Generator().manual_seed(0)
+    centres = torch.rand(count, 1, 1, 8, 8, generator=g)
+    images = 90 * centres + 160 * torch.rand(count, 9, 1, 8, 8, generator=g)
+    return Classes(images.to(torch.uint8), tuple(map(str, range(count))))
+
+
+def conv_learner(inner: InnerOptimizer, **options: Any) -> MetaLearner:
+    model = nn.Sequential(Double(), conv4(ways=4, size=8).double())
+    settings = {"inner_steps": 3, "inner_batch": 3, "device": "cpu"}
+    return Reptile(model, inner, **(settings | options))
+
+
+TASKS = FewShotTasks(noise_classes(), ways=4, shots=2, query_shots=2)
+
+
+def textbook_scores(
+    learner: MetaLearner, tasks: FewShotTasks, inner_steps: int, b: int, count: int
+) -> tuple[Tensor, Tensor]:
+    """Return the transductive and the non-transductive accuracy of each task."""
+    who = draws(0, TEST, range(1), range(count), CPU)
+    support, order, query = tasks.sample(who, inner_steps, b)
+    together, alone = [], []
+    for i in range(count):
+        model = textbook.model_at(learner.model, learner.phi)
+        optimizer = torch.optim.SGD(model.parameters(), learner.inner.lr)
+        textbook.descend(
+            model, optimizer, F.cross_entropy, support.x[i], support.y[i], order[i]
+        )
+        answers = model(query.x[i]).argmax(1)
+        together.append((answers == query.y[i]).double().mean())
+        hits = []
+        for x, y in zip(query.x[i], query.y[i], strict=True):
+            logits = model(torch.cat([support.x[i], x[None]]))
+            hits.append(float(logits[-1].argmax() == y))
+        alone.append(torch.tensor(hits).double().mean())
+    return torch.stack(together), torch.stack(alone)
+
+
+@pytest.mark.parametrize("engine", ["vmap", "loop"])
+def test_evaluate_is_the_textbook_in_both_protocols(engine: str) -> None:
+    learner = conv_learner(sgd(0.1), engine=engine)
+    found = evaluate(learner, TASKS, inner_steps=4, inner_batch=3, count=25)
+    together, alone = textbook_scores(learner, TASKS, 4, 3, 25)
+    assert torch.equal(found.transductive.values, together)
+    assert torch.equal(found.non_transductive.values, alone)
+    assert not torch.equal(together, alone)
+    assert 0.3 < together.mean() < 0.99
+
+
+def test_without_batch_norm_the_protocols_agree() -> None:
+    model = nn.Sequential(nn.Flatten(), mlp(64, 16, 4))
+    found = evaluate(Reptile(model, sgd(0.1), 2), TASKS, inner_steps=4, count=30)
+    assert torch.equal(found.transductive.values, found.non_transductive.values)
+
+
+def coloured_classes(same: bool) -> Classes:
+    """Return classes told apart by the one white pixel, or not at all."""
+    images = torch.zeros(6, 4, 1, 3, 3, dtype=torch.uint8)
+    if not same:
+        images.flatten(2)[range(6), :, range(6)] = 255
+    return Classes(images, tuple("abcdef"))
+
+
+@pytest.mark.parametrize(("same", "accuracy"), [(False, 1.0), (True, 0.2)])
+def test_accuracy_of_what_is_trivial_and_of_what_is_impossible(
+    same: bool, accuracy: float
+) -> None:
+    tasks = FewShotTasks(coloured_classes(same), ways=5, shots=1, query_shots=2)
+    learner = Reptile(nn.Sequential(nn.Flatten(), nn.Linear(9, 5)), gd(2.0), 1)
+    for score in evaluate(learner, tasks, inner_steps=20, count=130):
+        assert score.values.tolist() == pytest.approx([accuracy] * 130)
+        assert score.ci95 == pytest.approx(0)
+
+
+def test_without_inner_steps_phi_itself_is_scored() -> None:
+    learner = conv_learner(sgd(0.1))
+    found = evaluate(learner, TASKS, inner_steps=0, count=10)
+    together, alone = textbook_scores(learner, TASKS, 0, 3, 10)
+    assert torch.equal(found.transductive.values, together)
+    assert torch.equal(found.non_transductive.values, alone)
+
+
+def test_confidence_interval() -> None:
+    values = [0.2, 0.6, 1.0, 0.8, 0.4, 0.4]
+    score = Score(torch.tensor(values).double())
+    assert score.accuracy == pytest.approx(statistics.mean(values))
+    expected = 1.96 * statistics.stdev(values) / math.sqrt(6)
+    assert score.ci95 == pytest.approx(expected)
+    assert score.as_dict() == {
+        "accuracy": score.accuracy,
+        "ci95": score.ci95,
+        "tasks": 6,
+    }
+    assert str(score) == "56.7 ± 23.6 % (6 tasks)"
+    assert math.isnan(Score(torch.ones(1)).ci95)
+
+
+def test_a_seed_names_the_same_tasks_whoever_asks(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    learner = conv_learner(sgd(0.1))
+
+    def scores(count: int, **options: Any) -> Tensor:
+        found = evaluate(learner, TASKS, inner_steps=2, count=count, **options)
+        return torch.stack([s.values for s in found])
+
+    expected = scores(13)
+    assert torch.equal(scores(13), expected)
+    assert torch.equal(scores(6), expected[:, :6])
+    assert not torch.equal(scores(13, seed=1), expected)
+    assert not torch.equal(scores(13, stream=VALIDATE), expected)
+    monkeypatch.setattr(sys.modules["reptile_lib.evaluate"], "CHUNK", 5)
+    assert torch.equal(scores(13), expected)
+
+
+def test_evaluation_leaves_the_learner_alone() -> None:
+    learner = conv_learner(adam(1e-2))
+    learner.fit(TASKS, meta_steps=3, meta_batch=2, epsilon=constant(1.0))
+    before = [p.clone() for p in learner.model.parameters()]
+    phi, (_, state, step) = learner.phi.clone(), learner.state
+    assert state is not None
+    copies = {name: value.clone() for name, value in state.items()}
+    history = [dict(row) for row in learner.history]
+    evaluate(learner, TASKS, inner_steps=3, count=5)
+    adaptation_curve(learner, TASKS, inner_steps=3, count=5)
+    assert torch.equal(learner.phi, phi)
+    assert learner.state.meta_step == step
+    assert learner.history == history
+    now = learner.inner_state
+    assert now is not None
+    assert all(torch.equal(now[name], value) for name, value in copies.items())
+    for p, q in zip(learner.model.parameters(), before, strict=True):
+        assert torch.equal(p, q)
+
+
+BETAS = (0.9, 0.99)
+
+
+def sine_learner(**options: Any) -> MetaLearner:
+    model = mlp(1, 8, 1, activation=nn.Tanh)
+    learner = Reptile(
+        model, adam(0.01, BETAS), 3, 4, criterion=F.mse_loss, device="cpu", **options
+    )
+    learner.fit(Sine(), meta_steps=6, meta_batch=3, epsilon=constant(0.5))
+    return learner
+
+
+def textbook_curve(
+    learner: MetaLearner, tasks: Tasks, steps: int, count: int, carry: bool
+) -> Tensor:
+    who = draws(0, TEST, range(1), range(count), CPU)
+    support, order, query = tasks.sample(who, steps, 4)
+    rows = []
+    for i in range(count):
+        model = textbook.model_at(learner.model, learner.phi)
+        optimizer = torch.optim.Adam(model.parameters(), learner.inner.lr, BETAS)
+        if carry:
+            assert learner.inner_state is not None
+            optimizer = textbook.adam_from(
+                model, learner.inner_state, learner.inner.lr, BETAS
+            )
+        row = [F.mse_loss(model(query.x[i]), query.y[i])]
+        for batch in order[i]:
+            textbook.descend(
+                model, optimizer, F.mse_loss, support.x[i], support.y[i], batch[None]
+            )
+            row.append(F.mse_loss(model(query.x[i]), query.y[i]))
+        rows.append(torch.stack(row).detach())
+    return torch.stack(rows)
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("trained", ["carry", "reset"])
+def test_adaptation_curve_with_carried_and_with_reset_moments(trained: Any) -> None:
+    learner = sine_learner(moments=trained)
+    curves = {}
+    for moments in ("carry", "reset"):
+        curves[moments] = adaptation_curve(
+            learner, Sine(), inner_steps=5, inner_batch=4, count=7, moments=moments
+        )
+        expected = textbook_curve(learner, Sine(), 5, 7, carry=moments == "carry")
+        torch.testing.assert_close(curves[moments], expected, rtol=0, atol=1e-10)
+    difference = (curves["carry"] - curves["reset"]).abs()
+    assert difference[:, 0].max() == 0
+    assert difference[:, 1:].min() > 0
+    default = adaptation_curve(learner, Sine(), inner_steps=5, inner_batch=4, count=7)
+    assert torch.equal(default, curves[trained])
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize(
+    "inner", [sgd(0.05), momentum(0.02), adam(0.01), gd(0.05)], ids=lambda i: i.name
+)
+def test_adaptation_curve_is_adapt_cut_short(inner: InnerOptimizer) -> None:
+    learner = Reptile(mlp(1, 8, 1), inner, 3, criterion=F.mse_loss, device="cpu")
+    curves = adaptation_curve(learner, Sine(), inner_steps=4, count=3)
+    loss, _ = make_loss(learner.model, F.mse_loss)
+    who = draws(0, TEST, range(1), range(3), CPU)
+    support, order, query = Sine().sample(who, 4, None)
+    assert order.shape == (3, 4, 10)
+    assert curves.shape == (3, 5)
+    assert curves.dtype == torch.float64
+    for j in range(5):
+        theta = adapt(loss, learner.phi, support, order[:, :j], inner).theta
+        for i in range(3):
+            value = loss(theta[i], Batch(query.x[i], query.y[i]))
+            assert curves[i, j].item() == pytest.approx(value.item(), rel=1e-10)
+
+
+def test_moments_of_evaluate_are_those_of_training_unless_told() -> None:
+    def accuracies(learner: MetaLearner, **options: Any) -> Tensor:
+        found = evaluate(learner, TASKS, inner_steps=2, count=40, **options)
+        return torch.stack([s.values for s in found])
+
+    for trained, other in (("carry", "reset"), ("reset", "carry")):
+        learner = conv_learner(adam(0.02), moments=trained)
+        learner.fit(TASKS, meta_steps=4, meta_batch=3, epsilon=constant(1.0))
+        assert torch.equal(accuracies(learner), accuracies(learner, moments=trained))
+        assert not torch.equal(accuracies(learner), accuracies(learner, moments=other))
+
+
+@pytest.mark.parametrize(
+    ("inner", "inner_batch", "given", "expected"),
+    [
+        (sgd(0.1), 3, None, 3),
+        (sgd(0.1), 10, None, 8),  # not more than the support set has
+        (sgd(0.1), 10, 10, 10),  # unless told: the passes then run on
+        (sgd(0.1), None, None, 8),
+        (gd(0.1), 3, None, 8),
+    ],
+)
+def test_examples_a_step(
+    inner: InnerOptimizer,
+    inner_batch: int | None,
+    given: int | None,
+    expected: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    shapes = []
+    sample = FewShotTasks.sample
+
+    def spy(*arguments: Any) -> Any:
+        episodes = sample(*arguments)
+        shapes.append(episodes.order.shape)
+        return episodes
+
+    monkeypatch.setattr(FewShotTasks, "sample", spy)
+    learner = conv_learner(inner, inner_batch=inner_batch)
+    evaluate(learner, TASKS, inner_steps=2, inner_batch=given, count=3)
+    assert shapes == [(3, 2, expected)]
+
+
+def test_bad_settings_name_the_value_and_the_remedy() -> None:
+    learner = conv_learner(sgd(0.1))
+    other = FewShotTasks(noise_classes(), ways=3, shots=1)
+    with pytest.raises(UserError, match=r"4 classes apart, the tasks have 3 ways"):
+        evaluate(learner, other, count=2)
+    with pytest.raises(UserError, match=r"count = 0, .*; give at least 1 task"):
+        evaluate(learner, TASKS, count=0)
+    with pytest.raises(UserError, match=r"inner_steps = -1; give at least 1 task"):
+        evaluate(learner, TASKS, inner_steps=-1, count=2)
+    with pytest.raises(UserError, match=r"seed = -1; give one from 0"):
+        evaluate(learner, TASKS, count=2, seed=-1)
+    with pytest.raises(UserError, match=r"inner_batch = 0; give at least 1"):
+        evaluate(learner, TASKS, inner_batch=0, count=2)
+    with pytest.raises(UserError, match=r"inner_batch = -2; give at least 1"):
+        adaptation_curve(learner, TASKS, inner_steps=1, inner_batch=-2, count=2)

@@ -1,0 +1,527 @@
+"""The training loop: exact repetition, exact resume, bounded memory, clear refusals."""
+
+import math
+import shutil
+import weakref
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from reptile_lib import (
+    FOMAML,
+    MAML,
+    Batch,
+    Classes,
+    FewShotTasks,
+    Joint,
+    Quadratics,
+    Reptile,
+    Sine,
+    UserError,
+    adam,
+    constant,
+    conv4,
+    gd,
+    linear,
+    mlp,
+    sgd,
+    train,
+)
+from reptile_lib.inner import Engine, InnerOptimizer, make_loss
+from reptile_lib.meta import reptile
+from reptile_lib.rng import TRAIN, draws
+from reptile_lib.tasks import Episodes, quadratic_loss
+from reptile_lib.train import MetaLearner
+from tests import textbook
+
+CPU = torch.device("cpu")
+METHODS = {"Reptile": Reptile, "FOMAML": FOMAML, "MAML": MAML, "Joint": Joint}
+each_method = pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
+Make = Callable[..., MetaLearner]
+
+
+def sine_learner(
+    method: Make = Reptile, inner: InnerOptimizer | None = None, **options: Any
+) -> MetaLearner:
+    model = mlp(1, 8, 8, 1, activation=nn.Tanh)
+    inner = inner or adam(0.01, (0.9, 0.99))
+    settings = {"criterion": F.mse_loss, "device": "cpu"} | options
+    return method(model, inner, 3, 4, **settings)
+
+
+SINE = Sine(points=7, query_points=11)
+
+
+def fit(learner: MetaLearner, **options: Any) -> MetaLearner:
+    settings = {"meta_steps": 12, "meta_batch": 3, "epsilon": linear(0.1, 0.0)}
+    learner.fit(SINE, **(settings | options))
+    return learner
+
+
+def assert_identical(one: MetaLearner, two: MetaLearner) -> None:
+    """Compare bit for bit; of the history all but the seconds."""
+    assert torch.equal(one.phi, two.phi)
+    assert one.state.meta_step == two.state.meta_step
+    assert (one.inner_state or {}).keys() == (two.inner_state or {}).keys()
+    for name, value in (one.inner_state or {}).items():
+        assert torch.equal(value, (two.inner_state or {})[name])
+    rows = [
+        [{k: v for k, v in row.items() if k != "seconds"} for row in learner.history]
+        for learner in (one, two)
+    ]
+    assert rows[0] == rows[1]
+
+
+# --- what is computed
+
+
+class Bowl(nn.Module):
+    """A model whose one parameter is its answer, so that φ can be followed by hand."""
+
+    def __init__(self, start: float) -> None:
+        super().__init__()
+        self.theta = nn.Parameter(torch.tensor([start]))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.theta.expand(len(x), 1)
+
+
+def half_square(answer: Tensor, target: Tensor) -> Tensor:
+    return (answer - target).square().sum(1).mean() / 2
+
+
+def bowl_learner(start: float, steps: int = 1, **options: Any) -> MetaLearner:
+    return Reptile(Bowl(start), sgd(0.5), steps, criterion=half_square, **options)
+
+
+BOWL = Quadratics(torch.ones(1, 1, 1), torch.zeros(1, 1))
+
+
+def test_fit_in_the_head() -> None:
+    # w = 0 and α = ½: φ̃ = φ/2, so φ ← φ(1 − ε/2) with ε = 1, ¾, ½, ¼
+    learner = bowl_learner(64.0)
+    learner.fit(BOWL, meta_steps=4, epsilon=linear(1.0, 0.0))
+    assert learner.phi.item() == 64 * (1 / 2) * (5 / 8) * (3 / 4) * (7 / 8)
+    assert [row["epsilon"] for row in learner.history] == [1, 0.75, 0.5, 0.25]
+    assert [row["meta_step"] for row in learner.history] == [1, 2, 3, 4]
+    phis = [64, 32, 20, 15]
+    assert [row["loss"] for row in learner.history] == [phi**2 / 2 for phi in phis]
+
+
+@pytest.mark.usefixtures("float64")
+def test_serial_reptile_is_the_authors_loop() -> None:
+    # one model, one Adam: weights move by ε(φ̃ − φ) after each task, moments stay
+    learner = sine_learner()
+    model = textbook.model_at(learner.model, learner.phi)
+    optimizer = torch.optim.Adam(model.parameters(), 0.01, (0.9, 0.99))
+    steps, losses = 9, []
+    fit(learner, meta_steps=steps, meta_batch=1, epsilon=linear(1.0, 0.0), seed=4)
+    for step in range(steps):
+        who = draws(4, TRAIN, range(step, step + 1), range(1), CPU)
+        (x, y), order, _ = SINE.sample(who, 3, 4)
+        old = textbook.vector(model)
+        descent = textbook.descend(model, optimizer, F.mse_loss, x[0], y[0], order[0])
+        losses.append(sum(descent) / 3)
+        new = old + (1 - step / steps) * (textbook.vector(model) - old)
+        nn.utils.vector_to_parameters(new, model.parameters())
+    torch.testing.assert_close(learner.phi, textbook.vector(model), rtol=0, atol=1e-10)
+    assert [row["loss"] for row in learner.history] == pytest.approx(losses)
+
+
+@pytest.mark.usefixtures("float64")
+def test_epsilon_one_with_one_task_gives_the_adapted_weights() -> None:
+    learner = sine_learner(inner=sgd(0.05))
+    start = learner.phi
+    fit(learner, meta_steps=1, meta_batch=1, epsilon=constant(1.0))
+    who = draws(0, TRAIN, range(1), range(1), CPU)
+    support, order, query = SINE.sample(who, 3, 4)
+    loss, _ = make_loss(learner.model, F.mse_loss)
+    target = reptile(
+        loss, start, Episodes(support, order, query), learner.inner, None, "vmap"
+    )
+    assert torch.equal(learner.phi, target.phi)
+
+
+@each_method
+def test_epsilon_zero_leaves_phi(method: Make) -> None:
+    learner = sine_learner(method)
+    before = learner.phi.clone()
+    assert torch.equal(fit(learner, epsilon=constant(0.0)).phi, before)
+
+
+@pytest.mark.usefixtures("float64")
+def test_one_full_batch_step_of_reptile_is_joint_training() -> None:
+    settings = {"criterion": F.mse_loss, "device": "cpu"}
+    one = Reptile(mlp(1, 8, 1), gd(0.05), 1, **settings)
+    two = Joint(mlp(1, 8, 1), gd(0.05), 1, **settings)
+    one.fit(SINE, meta_steps=8, meta_batch=4, epsilon=constant(0.4))
+    two.fit(SINE, meta_steps=8, meta_batch=4, epsilon=constant(0.4 * 0.05))
+    torch.testing.assert_close(one.phi, two.phi, rtol=0, atol=1e-13)
+
+
+def test_full_batch_descent_takes_the_whole_support_set() -> None:
+    assert Reptile(mlp(1, 1), gd(0.1), 1, 5).inner_batch is None
+    assert Reptile(mlp(1, 1), sgd(0.1), 1, 5).inner_batch == 5
+
+
+def test_moments_are_carried_or_reset() -> None:
+    carried = fit(sine_learner())
+    reset = fit(sine_learner(moments="reset"))
+    assert carried.inner_state is not None
+    assert carried.inner_state["step"].item() == 12 * 3
+    assert reset.inner_state is None or reset.inner_state["step"].item() == 3
+    assert not torch.equal(carried.phi, reset.phi)
+
+
+@each_method
+def test_training_leaves_the_model_alone(method: Make) -> None:
+    learner = sine_learner(method)
+    before = [p.detach().clone() for p in learner.model.parameters()]
+    start = learner.phi
+    fit(learner)
+    assert not torch.equal(learner.phi, start)
+    assert not learner.phi.requires_grad
+    for p, q in zip(learner.model.parameters(), before, strict=True):
+        assert torch.equal(p, q)
+
+
+# --- the same again
+
+
+@each_method
+@pytest.mark.parametrize("engine", ["vmap", "loop"])
+def test_a_seed_fixes_phi_whatever_the_chunk(
+    method: Make, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = fit(sine_learner(method, engine=engine), seed=5)
+    for chunk in (1, 7, 24, train.CHUNK):
+        monkeypatch.setattr(train, "CHUNK", chunk)
+        monkeypatch.setattr(train, "HISTORY_ROWS", 1)
+        again = fit(sine_learner(method, engine=engine), seed=5)
+        assert torch.equal(again.phi, expected.phi)
+    assert not torch.equal(fit(sine_learner(method), seed=6).phi, expected.phi)
+
+
+@each_method
+@pytest.mark.parametrize("moments", ["carry", "reset"])
+def test_stop_and_restore_equals_no_stop(
+    method: Make, moments: str, tmp_path: Path
+) -> None:
+    whole = fit(sine_learner(method, moments=moments))
+    path, copy = tmp_path / "x.safetensors", tmp_path / "copy.safetensors"
+
+    def keep(learner: MetaLearner) -> dict[str, float]:
+        shutil.copy(path, copy)  # of step 4, as if the run was killed now
+        return {}
+
+    settings = {"checkpoint_to": path, "checkpoint_every": 4}
+    fit(
+        sine_learner(method, moments=moments),
+        validate=keep,
+        validate_every=7,
+        **settings,
+    )
+    again = sine_learner(method, moments=moments)
+    again.restore(copy)
+    assert again.state.meta_step == 4
+    assert_identical(fit(again, **settings), whole)
+    final = sine_learner(method, moments=moments)
+    final.restore(path)
+    assert_identical(final, whole)
+
+
+class Stop:
+    """A rule that is interrupted at its n-th call."""
+
+    def __init__(self, n: int) -> None:
+        self.left = n
+
+    def __call__(self, *arguments: Any) -> Any:
+        self.left -= 1
+        if self.left == 0:
+            raise KeyboardInterrupt
+        return reptile(*arguments)
+
+
+@pytest.mark.parametrize("rows", [200, 2])
+@pytest.mark.parametrize("n", [1, 4, 5, 12])
+def test_ctrl_c_saves_what_was_done(
+    n: int, rows: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(train, "HISTORY_ROWS", rows)
+    path = tmp_path / "x.safetensors"
+    whole = fit(sine_learner())
+    stopped = sine_learner(rule=Stop(n))
+    with pytest.raises(KeyboardInterrupt):
+        fit(stopped, checkpoint_to=path)
+    again = sine_learner()
+    again.restore(path)
+    assert again.state.meta_step == n - 1
+    fit(again, checkpoint_to=path)
+    assert torch.equal(again.phi, whole.phi)
+    assert [r["meta_step"] for r in again.history] == [
+        r["meta_step"] for r in whole.history
+    ]
+
+
+def test_ctrl_c_while_validating_loses_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "x.safetensors"
+
+    def stop(learner: MetaLearner) -> dict[str, float]:
+        raise KeyboardInterrupt
+
+    def measure(learner: MetaLearner) -> dict[str, float]:
+        return {"norm": learner.phi.norm().item()}
+
+    whole = fit(sine_learner(), validate=measure, validate_every=5)
+    with pytest.raises(KeyboardInterrupt):
+        fit(sine_learner(), validate=stop, validate_every=5, checkpoint_to=path)
+    again = sine_learner()
+    again.restore(path)
+    fit(again, validate=measure, validate_every=5)
+    assert torch.equal(again.phi, whole.phi)
+
+
+# --- history, validation, checkpoints
+
+
+def test_history_has_a_row_a_share_of_the_run_and_a_row_a_validation(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(train, "HISTORY_ROWS", 3)
+    measured = []
+
+    def measure(learner: MetaLearner) -> dict[str, float]:
+        measured.append(learner.state.meta_step)
+        return {"norm": learner.phi.norm().item()}
+
+    learner = bowl_learner(1.0)
+    learner.fit(
+        BOWL,
+        meta_steps=12,
+        epsilon=constant(1.0),
+        validate=measure,
+        validate_every=5,
+    )
+    assert measured == [5, 10]
+    rows = {row["meta_step"]: row for row in learner.history}
+    assert list(rows) == [4, 5, 8, 10, 12]
+    assert [step for step, row in rows.items() if "norm" in row] == [5, 10]
+    assert rows[5]["norm"] == 2**-5
+    # a row's loss is the mean since the row before: φ²/2 at φ = 2⁻⁵, 2⁻⁶, 2⁻⁷
+    assert rows[8]["loss"] == sum(4.0**-n / 2 for n in (5, 6, 7)) / 3
+    seconds = [row["seconds"] for row in learner.history]
+    assert seconds == sorted(seconds)
+    assert seconds[0] > 0
+
+
+def test_checkpoints_are_written_when_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saved: list[int] = []
+    save = MetaLearner.save
+
+    def spy(learner: MetaLearner, *arguments: Any) -> None:
+        saved.append(learner.state.meta_step)
+        save(learner, *arguments)
+
+    monkeypatch.setattr(MetaLearner, "save", spy)
+    settings = {"checkpoint_to": tmp_path / "x", "checkpoint_every": 5}
+    fit(sine_learner(), **settings, config={"ways": 5})
+    assert saved == [0, 5, 10, 12]
+    saved.clear()
+    fit(sine_learner(), checkpoint_to=tmp_path / "y")
+    assert saved == [0, 12]
+
+
+def test_more_meta_steps_continue_a_run() -> None:
+    learner = fit(sine_learner(), meta_steps=5, epsilon=constant(0.1))
+    fit(learner, meta_steps=12, epsilon=constant(0.1))
+    assert torch.equal(learner.phi, fit(sine_learner(), epsilon=constant(0.1)).phi)
+
+
+# --- memory
+
+
+class Peak(TorchDispatchMode):
+    """Measure the peak number of bytes in tensors that are alive."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.alive: dict[int, tuple[weakref.ref[Any], int]] = {}
+        self.peak = 0
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        out = func(*args, **(kwargs or {}))
+        for leaf in tree_leaves(out):
+            if isinstance(leaf, Tensor):
+                storage = leaf.untyped_storage()
+                self.alive[storage._cdata] = (weakref.ref(storage), storage.nbytes())
+        self.alive = {k: v for k, v in self.alive.items() if v[0]() is not None}
+        self.peak = max(self.peak, sum(size for _, size in self.alive.values()))
+        return out
+
+
+def peak_bytes(method: Make, k: int, engine: Engine) -> int:
+    model = mlp(1, 40, 40, 1, activation=nn.Tanh)
+    loss, _ = make_loss(model, F.mse_loss)
+    learner = method(model, adam(0.01), k, 4, criterion=F.mse_loss, engine=engine)
+    episodes = SINE.sample(draws(0, TRAIN, range(1), range(2), CPU), k, 4)
+    with Peak() as measured:
+        learner.rule(loss, learner.phi, episodes, learner.inner, None, engine)
+    return measured.peak
+
+
+@pytest.mark.parametrize("engine", ["vmap", "loop"])
+@pytest.mark.parametrize("method", [Reptile, FOMAML], ids=["Reptile", "FOMAML"])
+def test_memory_does_not_grow_with_the_inner_steps(
+    method: Make, engine: Engine
+) -> None:
+    few, many = (peak_bytes(method, k, engine) for k in (3, 30))
+    assert few > 2 * 1761 * 4  # the measure sees at least the parameters of two tasks
+    assert many < 1.05 * few
+
+
+def test_memory_of_maml_grows_with_the_inner_steps() -> None:
+    few, many = (peak_bytes(MAML, k, "vmap") for k in (3, 30))
+    assert many > 5 * few
+
+
+# --- refusals
+
+
+def poisoned(step: int) -> Callable[..., Any]:
+    """Return a rule whose loss is not a number from one call on."""
+    calls = 0
+
+    def rule(*arguments: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        target = reptile(*arguments)
+        bad = float("nan") if calls > step else 1.0
+        return target._replace(phi=target.phi * bad, loss=target.loss * bad)
+
+    return rule
+
+
+@pytest.mark.parametrize("rows", [200, 1])
+def test_a_loss_that_is_no_number_is_named_and_phi_stays(
+    rows: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(train, "HISTORY_ROWS", rows)
+    path = tmp_path / "x"
+    learner = sine_learner(rule=poisoned(5))
+    with pytest.raises(UserError, match=r"nan at meta-step 5; lower the inner .* 0.01"):
+        fit(learner, checkpoint_to=path)
+    assert learner.phi.isfinite().all()
+    # one step a chunk: the five good steps stand; one chunk: none of it does
+    assert learner.state.meta_step == (5 if rows == 200 else 0)
+    good = sine_learner()
+    if rows == 200:
+        fit(
+            good, meta_steps=12, epsilon=lambda done: 0.1 * (done < 5 / 12) * (1 - done)
+        )
+        assert torch.allclose(good.phi, learner.phi)
+    else:
+        assert torch.equal(good.phi, learner.phi)
+    found = sine_learner()
+    found.restore(path)
+    assert found.phi.isfinite().all()
+
+
+def test_a_rate_too_high_ends_in_one_message() -> None:
+    learner = sine_learner(inner=sgd(1e30))
+    before = learner.phi.clone()
+    with pytest.raises(UserError, match=r"training loss is .* meta-step 0; .* 1e\+30"):
+        fit(learner, meta_steps=600)
+    assert torch.equal(learner.phi, before)
+
+
+def test_a_phi_that_overflows_in_the_last_step_is_noticed() -> None:
+    learner = bowl_learner(3e38, moments="reset")
+    learner.rule = lambda *a: reptile(*a)._replace(
+        phi=torch.tensor([math.inf]), loss=torch.tensor(1.0)
+    )
+    with pytest.raises(UserError, match="at meta-step 0"):
+        learner.fit(BOWL, meta_steps=1, epsilon=constant(1.0))
+    assert learner.phi.item() == pytest.approx(3e38)
+
+
+def few_shot(ways: int) -> FewShotTasks:
+    images = torch.zeros(5, 4, 1, 8, 8, dtype=torch.uint8)
+    return FewShotTasks(Classes(images, tuple("abcde")), ways, 2)
+
+
+def test_bad_settings_name_the_value_and_the_remedy() -> None:
+    with pytest.raises(UserError, match=r"inner_steps = 0, .*; give at least 1"):
+        Reptile(mlp(1, 1), sgd(0.1), 0)
+    for bad in (0, -3):
+        with pytest.raises(UserError, match=f"inner_batch = {bad}; give at least 1"):
+            Reptile(mlp(1, 1), sgd(0.1), 1, bad)
+    with pytest.raises(UserError, match=r"meta_batch = 0, .* ask for more"):
+        fit(sine_learner(), meta_batch=0)
+    learner = fit(sine_learner())
+    with pytest.raises(UserError, match=r"meta_steps = 12 with 12 done; ask for more"):
+        fit(learner)
+    with pytest.raises(UserError, match=r"3 classes apart, the tasks have 4 ways"):
+        Reptile(conv4(3, size=8), sgd(0.1), 1).fit(
+            few_shot(4), meta_steps=1, epsilon=constant(1.0)
+        )
+    with pytest.raises(UserError, match="seed = -1"):
+        fit(sine_learner(), seed=-1)
+
+
+def test_running_statistics_are_refused() -> None:
+    model = nn.Sequential(nn.Linear(1, 2), nn.BatchNorm1d(2))
+    with pytest.raises(
+        UserError, match=r"'1' keeps running .* track_running_stats=Fal"
+    ):
+        Reptile(model, sgd(0.1), 1)
+    model[1] = nn.BatchNorm1d(2, track_running_stats=False)
+    Reptile(model, sgd(0.1), 1)
+
+
+def test_devices(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert train.find_device("auto") == CPU
+    assert train.find_device(CPU) == CPU
+    for name in ("cuda", "cuda:1", torch.device("cuda")):
+        with pytest.raises(UserError, match=r"device 'cuda.* finds no CUDA GPU; use"):
+            Reptile(mlp(1, 1), sgd(0.1), 1, device=name)
+    with pytest.raises(UserError, match=r"no device 'gpu'; try auto, cpu or cuda"):
+        Reptile(mlp(1, 1), sgd(0.1), 1, device="gpu")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert train.find_device("auto").type == "cuda"
+
+
+def test_an_unwritable_checkpoint_shows_itself_before_training(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    learner = sine_learner()
+    before = learner.phi
+    with pytest.raises(UserError, match=r"cannot write .* choose a folder"):
+        fit(learner, checkpoint_to=tmp_path / "file" / "x")
+    assert learner.phi is before
+
+
+def test_restore_refuses_another_model_and_keeps_its_own(tmp_path: Path) -> None:
+    fit(sine_learner(), checkpoint_to=tmp_path / "x")
+    other = Reptile(mlp(1, 9, 1), sgd(0.1), 1)
+    before = other.state
+    with pytest.raises(UserError, match="another model"):
+        other.restore(tmp_path / "x")
+    assert other.state is before
+
+
+def test_a_bowl_is_what_quadratic_loss_says() -> None:
+    theta, batch = torch.tensor([3.0]), Batch(torch.ones(1, 1, 1), torch.ones(1, 1))
+    loss, _ = make_loss(Bowl(0.0), half_square)
+    assert loss(theta, batch) == quadratic_loss(theta, batch) == 2
