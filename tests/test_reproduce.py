@@ -1,0 +1,115 @@
+"""Recorded rows: made by a run, written once, shown in a table made from them."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from reptile_lib import reproduce, runs
+from reptile_lib.errors import UserError
+from reptile_lib.tasks import FewShotTasks
+from reptile_lib.train import MetaLearner
+
+RESULTS = Path(__file__).parents[1] / "results"
+TINY = {
+    "ways": 3,
+    "train_shots": 2,
+    "inner_steps": 2,
+    "inner_batch": 3,
+    "meta_batch": 2,
+    "meta_steps": 4,
+    "eval_steps": 2,
+    "eval_batch": 3,
+    "eval_tasks": 4,
+}
+
+
+@pytest.fixture
+def recorded(tmp_path, monkeypatch):
+    """A results folder with one tiny row."""
+    monkeypatch.setitem(reproduce.ROWS, "glyphs-5way", {"data": "glyphs"})
+    monkeypatch.setitem(reproduce.BUDGETS, "short", TINY)
+    record = reproduce.reproduce("glyphs-5way", 0, "short", tmp_path, device="cpu")
+    return tmp_path, record
+
+
+def test_a_row_is_recorded_whole(recorded):
+    folder, record = recorded
+    stored = json.loads((folder / "glyphs-5way-short" / "seed-0.json").read_text())
+    assert stored == record
+    assert stored["inner_steps"] == 4 * 2 * 2
+    assert set(stored["metrics"]) == {"1-shot", "5-shot"}
+    assert "--budget short" in stored["command"]
+    left = sorted(path.name for path in (folder / "glyphs-5way-short").iterdir())
+    assert left == ["seed-0.json", "seed-0.safetensors"]
+
+
+def test_the_recorded_phi_repeats_the_number(recorded):
+    folder, record = recorded
+    phi = folder / "glyphs-5way-short" / "seed-0.safetensors"
+    for shots in reproduce.SHOTS:
+        learner, config = runs.reopen(phi, "cpu", shots=shots)
+        tasks = FewShotTasks(runs.load_data(config).test, config["ways"], shots)
+        scores = runs.score(learner, config, tasks)
+        assert scores.as_dict() == record["metrics"][f"{shots}-shot"]
+
+
+def test_a_recorded_row_is_not_overwritten(recorded):
+    folder, _ = recorded
+    with pytest.raises(UserError, match="recorded already; delete it"):
+        reproduce.reproduce("glyphs-5way", 0, "short", folder, device="cpu")
+
+
+def test_a_stopped_run_is_continued_to_the_same_phi(recorded, tmp_path, monkeypatch):
+    folder, _ = recorded
+    whole = (folder / "glyphs-5way-short" / "seed-0.safetensors").read_bytes()
+    again = tmp_path / "again"
+
+    steps = MetaLearner._steps
+
+    def interrupted(learner, loss, tasks, numbers, *arguments):
+        if numbers.start == 2:
+            raise KeyboardInterrupt
+        return steps(learner, loss, tasks, numbers, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(MetaLearner, "_steps", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            reproduce.reproduce("glyphs-5way", 0, "short", again, device="cpu")
+    stopped, _ = runs.reopen(again / "glyphs-5way-short" / "run-0", "cpu")
+    assert stopped.state.meta_step == 2
+    reproduce.reproduce("glyphs-5way", 0, "short", again, device="cpu")
+    phi = again / "glyphs-5way-short" / "seed-0.safetensors"
+    # The same tensors; the header holds seconds.
+    assert phi.read_bytes()[-400_000:] == whole[-400_000:]
+
+
+def test_an_unknown_row_is_named():
+    with pytest.raises(UserError, match="unknown row 'imagenet'; choose one of glyphs"):
+        reproduce.reproduce("imagenet", 0)
+
+
+def test_the_table_shows_measured_beside_published(tmp_path):
+    for seed, accuracy in enumerate((0.95, 0.97)):
+        score = {"accuracy": accuracy, "ci95": 0.01, "tasks": 10}
+        protocols = {"transductive": score, "non_transductive": score}
+        record = {"metrics": {"1-shot": protocols, "5-shot": protocols}}
+        path = tmp_path / "omniglot-5way" / f"seed-{seed}.json"
+        reproduce.results.write(path, record | {"train_seconds": 90.0 + seed * 60})
+    lines = reproduce.headline(tmp_path).splitlines()
+    assert sum(line.startswith("| omniglot-5way |") for line in lines) == 4
+    cells = [cell.strip() for cell in lines[3].strip("|").split("|")]
+    assert cells == [
+        "omniglot-5way",
+        "1",
+        "non-transductive",
+        "96.0 ± 1.4",  # mean of 95 and 97, and their standard deviation
+        "95.39 ± 0.09",
+        "2",
+        "2.0",
+    ]
+
+
+def test_the_committed_table_is_made_from_the_committed_records():
+    table = (RESULTS / "headline.md").read_text(encoding="utf-8")
+    assert table == reproduce.headline(RESULTS)
