@@ -34,11 +34,11 @@ BUDGETS: dict[Budget, runs.Config] = {
 }
 SHOTS = (1, 5)
 NOTE = (
-    "New classes, 50 inner steps. A row that ends in `-short` trains for 1,000 meta-steps"
-    " and is scored on 1,000 tasks; the others train as the paper does and are scored on"
-    " 10,000. ± is the 95 % interval over the tasks where there is one seed, and the"
-    " standard deviation over seeds where there are more. Minutes are those of training."
-    " Published numbers: {cite:t}`nichol2018`."
+    "New classes, 50 inner steps. A row that ends in `-short` trains for 1,000"
+    " meta-steps and is scored on 1,000 tasks; the others train as the paper does and"
+    " are scored on 10,000. ± is the 95 % interval over the tasks where there is one"
+    " seed, and the standard deviation over seeds where there are more. Minutes are"
+    " those of training. Published numbers: {cite:t}`nichol2018`."
 )
 
 # Nichol et al. 2018, arXiv:1803.02999v3, its table for Omniglot; % and spread of runs.
