@@ -10,7 +10,7 @@ INSTALL := $(PIP) install --quiet --no-compile --prefer-binary -c constraints.tx
 PAGE := _build/html/index.html
 
 .DEFAULT_GOAL := help
-.PHONY: help book test notebooks portable lab lock clean
+.PHONY: help book test notebooks portable results lab lock clean
 
 help:  ## list the targets
 	@grep -E '^[a-z]+: .*##' Makefile | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 20
@@ -43,6 +43,10 @@ notebooks: $(VENV)/full.stamp  ## run all notebooks again and store their output
 
 portable: $(VENV)/full.stamp  ## check the notebooks on the oldest instruction set
 	ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 .ci/checks $(BIN) notebooks
+
+results: $(VENV)/full.stamp  ## run a row of the tables again: make results ROW=glyphs-5way
+	$(BIN)/python -m reptile_lib reproduce $(ROW) --seeds $(or $(SEEDS),0) \
+	  --budget $(or $(BUDGET),full)
 
 lab: $(VENV)/full.stamp  ## open the notebooks in JupyterLab
 	$(BIN)/jupyter lab

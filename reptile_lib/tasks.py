@@ -199,7 +199,7 @@ class FewShotTasks:
 
         def batch(x: Tensor) -> Batch:
             y = labels.repeat_interleave(x.shape[2]).expand(len(x), -1)
-            return Batch(x.flatten(1, 2).float() / 255, y)
+            return Batch(x.flatten(1, 2).to(torch.get_default_dtype()) / 255, y)
 
         support, query = batch(x[:, :, : self.shots]), batch(x[:, :, self.shots :])
         size = self.ways * self.shots

@@ -252,13 +252,16 @@ class MetaLearner:
             self.state = MetaState(phi, target.state, step + 1)
             losses.append(target.loss)
         values: list[float] = torch.stack(losses).tolist()
-        values_and_phi = [*values, self.phi.sum().item()]
-        for step, value in zip([*steps, steps[-1]], values_and_phi, strict=True):
+        found = [
+            ("loss", step, value) for step, value in zip(steps, values, strict=True)
+        ]
+        found.append(("sum of phi", steps[-1], self.phi.sum().item()))
+        for what, step, value in found:
             if not math.isfinite(value):
                 self.state = before
                 raise UserError(
-                    f"the training loss is {value} at meta-step {step}; lower the inner"
-                    f" learning rate (now {self.inner.lr}) or epsilon"
+                    f"training diverged: the {what} is {value} at meta-step {step};"
+                    f" lower the inner learning rate (now {self.inner.lr}) or epsilon"
                 )
         return values
 
@@ -292,9 +295,16 @@ class MetaLearner:
 
 
 Reptile = partial(MetaLearner, rule=reptile)
+"""Make a `MetaLearner` that follows `meta.reptile`."""
+
 FOMAML = partial(MetaLearner, rule=fomaml)
+"""Make a `MetaLearner` that follows `meta.fomaml`; ε is its outer learning rate."""
+
 MAML = partial(MetaLearner, rule=maml)
+"""Make a `MetaLearner` that follows `meta.maml`; ε is its outer learning rate."""
+
 Joint = partial(MetaLearner, rule=joint)
+"""Make a `MetaLearner` that follows `meta.joint`; ε is its learning rate."""
 
 
 def find_device(name: str | torch.device) -> torch.device:
