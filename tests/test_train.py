@@ -441,7 +441,8 @@ def test_a_loss_that_is_no_number_is_named_and_phi_stays(
 def test_a_rate_too_high_ends_in_one_message() -> None:
     learner = sine_learner(inner=sgd(1e30))
     before = learner.phi.clone()
-    with pytest.raises(UserError, match=r"training diverged: the loss is .* meta-step 0; .* 1e\+30"):
+    message = r"training diverged: the loss is .* meta-step 0; .* 1e\+30"
+    with pytest.raises(UserError, match=message):
         fit(learner, meta_steps=600)
     assert torch.equal(learner.phi, before)
 
