@@ -2,9 +2,9 @@
 
 ::
 
-python -m reptile_lib train --data glyphs --meta-steps 1000 --out runs/demo
-python -m reptile_lib evaluate --checkpoint runs/demo
-python -m reptile_lib reproduce glyphs-5way --budget short
+    python -m reptile_lib train --data glyphs --meta-steps 1000 --out runs/demo
+    python -m reptile_lib evaluate --checkpoint runs/demo
+    python -m reptile_lib reproduce glyphs-5way --budget short
 """
 
 import argparse

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from reptile_lib import checkpoint
-from reptile_lib.data import Splits, load
+from reptile_lib.data import load
+from reptile_lib.data.classes import Splits
 from reptile_lib.errors import UserError
 from reptile_lib.evaluate import Evaluation, evaluate
 from reptile_lib.inner import Moments, adam
