@@ -208,10 +208,10 @@ def test_adams_bias_correction_is_exact_in_float32() -> None:
     inner = adam(1.0, betas=(0.0, 0.999))
     g = torch.tensor([0.5])
     for step in (0.0, 1.0, 10.0, 1e4, 2e6):
-        v = 0.25 * -torch.expm1(step * torch.log(torch.tensor([0.999]).double()))
-        state = {"step": torch.tensor(step), "v": v.float()}
+        v = 0.25 * (1 - 0.999**step)
+        state = {"step": torch.tensor(step), "v": torch.tensor([v])}
         moved, _ = inner.update(g, state, torch.zeros(1))
-        assert moved.item() == pytest.approx(-1, rel=1e-5)
+        assert moved.item() == pytest.approx(-1, rel=1e-6)
 
 
 def test_state_is_averaged_over_tasks() -> None:

@@ -74,6 +74,9 @@ def test_few_shot_tasks_use_every_class_label_and_example_alike() -> None:
         counts = torch.bincount(examples.flatten(), minlength=EXAMPLES)
         expected = batch.y.numel() / EXAMPLES
         assert ((counts - expected) ** 2 / expected).sum() < 57  # 19 d. o. f.
+        # classes draw their examples apart from each other
+        first, second = (examples[batch.y == c].view(3000, -1)[:, 0] for c in (0, 1))
+        assert (first == second).double().mean() < 0.07  # 1/20
 
 
 def test_pixels_are_scaled_to_one() -> None:
