@@ -1,6 +1,7 @@
 """Checkpoints: whole or not at all, and refused where they do not fit."""
 
 import errno
+import os
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +78,23 @@ def test_another_models_checkpoint_is_refused(
     found = checkpoint.load(path)
     with pytest.raises(UserError, match=r"another model: parameter '.*' has shape"):
         found.vector(layout(other))
+
+
+def test_the_new_file_takes_the_old_ones_place_when_it_is_on_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(path := tmp_path / "x.safetensors")
+    before, calls = path.read_bytes(), []
+    fsync, replace = os.fsync, Path.replace
+    monkeypatch.setattr(os, "fsync", lambda f: [calls.append("fsync"), fsync(f)])
+    monkeypatch.setattr(
+        Path, "replace", lambda p, to: [calls.append("replace"), replace(p, to)]
+    )
+    with path.open("rb") as reader:  # whoever reads the old file goes on reading it
+        write(path, PHI + 1)
+        assert reader.read() == before
+    assert calls == ["fsync", "replace", "fsync"]
+    assert torch.equal(checkpoint.load(path).vector(WHERE), PHI + 1)
 
 
 def test_a_full_disk_leaves_the_old_file_whole(
