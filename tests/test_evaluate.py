@@ -258,7 +258,7 @@ def test_adaptation_curve_is_adapt_cut_short(inner: InnerOptimizer) -> None:
 
 def test_moments_of_evaluate_are_those_of_training_unless_told() -> None:
     def accuracies(learner: MetaLearner, **options: Any) -> Tensor:
-        found = evaluate(learner, TASKS, inner_steps=2, count=40, **options)
+        found = evaluate(learner, TASKS, inner_steps=3, count=12, **options)
         return torch.stack([s.values for s in found])
 
     for trained, other in (("carry", "reset"), ("reset", "carry")):
