@@ -75,11 +75,11 @@ class Score:
         deviation = self.values.std().item() if len(self.values) > 1 else math.nan
         return 1.96 * deviation / math.sqrt(len(self.values))
 
-    def as_dict(self) -> dict[str, float | int]:
-        """Return accuracy, ci95 and the number of tasks, for JSON."""
+    def as_dict(self) -> dict[str, float | int | None]:
+        """Return accuracy, ci95 (None for one task) and the tasks, for JSON."""
         return {
             "accuracy": self.accuracy,
-            "ci95": self.ci95,
+            "ci95": self.ci95 if len(self.values) > 1 else None,
             "tasks": len(self.values),
         }
 
@@ -95,7 +95,7 @@ class Evaluation(NamedTuple):
     transductive: Score
     non_transductive: Score
 
-    def as_dict(self) -> dict[str, dict[str, float | int]]:
+    def as_dict(self) -> dict[str, dict[str, float | int | None]]:
         """Return both scores as dicts, for JSON."""
         return {name: score.as_dict() for name, score in self._asdict().items()}
 
@@ -154,6 +154,11 @@ def evaluate(
         adapted = adapt(
             loss, learner.phi, support, order, learner.inner, state, learner.engine
         )
+        if bad := (~adapted.theta.isfinite().all(1)).sum().item():
+            raise UserError(
+                f"{bad} of {len(order)} tasks diverged in {inner_steps} inner steps;"
+                f" lower the inner learning rate (now {learner.inner.lr})"
+            )
         scores.append(
             map_tasks(one, learner.engine, adapted.theta, support.x, *query).cpu()
         )
@@ -237,9 +242,15 @@ def _chunks(
 def check_ways(
     forward: Callable[[Tensor, Tensor], Tensor], phi: Tensor, tasks: FewShotTasks
 ) -> None:
-    """Raise UserError unless the model gives one logit for each of the tasks' ways."""
-    x = tasks.to(phi.device).classes.images[:2, 0].float()
-    answers = forward(phi, x).shape[-1]
+    """Raise UserError unless the model maps the tasks' images to a logit a way."""
+    x = tasks.to(phi.device).classes.images[:2, 0].to(phi.dtype)
+    try:
+        answers = forward(phi, x).shape[-1]
+    except RuntimeError as error:
+        raise UserError(
+            f"the model does not take the tasks' images {list(x.shape[1:])} [channels,"
+            f" height, width]; build it for them ({str(error).splitlines()[0]})"
+        ) from error
     if answers != tasks.ways:
         raise UserError(
             f"the model tells {answers} classes apart, the tasks have {tasks.ways}"

@@ -118,7 +118,7 @@ class MetaLearner:
 
     @property
     def inner_state(self) -> State | None:
-        """Mean inner state after the last meta-step; None before the first."""
+        """Mean inner state after the last meta-step, carried or not; None at first."""
         return self.state.inner_state
 
     def fit(
@@ -289,6 +289,11 @@ class MetaLearner:
         phi = found.vector(layout(self.model)).to(self.phi)
         state = found.inner_state
         if state is not None:
+            if state.keys() != self.inner.init(phi).keys():
+                raise UserError(
+                    f"{path} holds the state {sorted(state)} of another inner optimiser"
+                    f" than {self.inner.name}; build the one it was trained with"
+                )
             state = {name: value.to(phi) for name, value in state.items()}
         self.state = MetaState(phi, state, found.metadata["meta_step"])
         self.history = found.metadata["history"]
@@ -317,10 +322,11 @@ def find_device(name: str | torch.device) -> torch.device:
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(name)
-    except RuntimeError as error:
-        raise UserError(
-            f"there is no device {name!r}; try auto, cpu or cuda"
-        ) from error
+        known = device.type in ("cpu", "cuda")
+    except RuntimeError:
+        known = False
+    if not known:
+        raise UserError(f"cannot compute on device {name!r}; try auto, cpu or cuda")
     if device.type == "cuda" and not torch.cuda.is_available():
         raise UserError(
             f"device {str(device)!r} was asked for, but torch finds no CUDA GPU;"

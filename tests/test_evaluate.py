@@ -314,3 +314,18 @@ def test_bad_settings_name_the_value_and_the_remedy() -> None:
         evaluate(learner, TASKS, inner_batch=0, count=2)
     with pytest.raises(UserError, match=r"inner_batch = -2; give at least 1"):
         adaptation_curve(learner, TASKS, inner_steps=1, inner_batch=-2, count=2)
+
+
+def test_a_diverged_task_is_not_scored_as_a_guess() -> None:
+    learner = conv_learner(sgd(1e30), engine="loop")
+    with pytest.raises(
+        UserError, match=r"5 of 5 tasks diverged in 4 .* \(now 1e\+30\)"
+    ):
+        evaluate(learner, TASKS, inner_steps=4, count=5)
+
+
+def test_images_that_the_model_cannot_take_are_named() -> None:
+    model = nn.Sequential(Double(), conv4(ways=4, channels=3, size=8).double())
+    learner = Reptile(model, sgd(0.1), 2, device="cpu")
+    with pytest.raises(UserError, match=r"images \[1, 8, 8\] \[channels, height"):
+        evaluate(learner, TASKS, inner_steps=1, count=5)

@@ -498,8 +498,9 @@ def test_devices(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("cuda", "cuda:1", torch.device("cuda")):
         with pytest.raises(UserError, match=r"device 'cuda.* finds no CUDA GPU; use"):
             Reptile(mlp(1, 1), sgd(0.1), 1, device=name)
-    with pytest.raises(UserError, match=r"no device 'gpu'; try auto, cpu or cuda"):
-        Reptile(mlp(1, 1), sgd(0.1), 1, device="gpu")
+    for name in ("gpu", "meta"):
+        with pytest.raises(UserError, match=f"device '{name}'; try auto, cpu or cuda"):
+            Reptile(mlp(1, 1), sgd(0.1), 1, device=name)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert train.find_device("auto").type == "cuda"
 
@@ -526,3 +527,11 @@ def test_a_bowl_is_what_quadratic_loss_says() -> None:
     theta, batch = torch.tensor([3.0]), Batch(torch.ones(1, 1, 1), torch.ones(1, 1))
     loss, _ = make_loss(Bowl(0.0), half_square)
     assert loss(theta, batch) == quadratic_loss(theta, batch) == 2
+
+
+def test_a_state_of_another_optimiser_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "x.safetensors"
+    fit(sine_learner(inner=adam(0.01)), checkpoint_to=path)
+    for inner in (sgd(0.01), adam(0.01, betas=(0.9, 0.999))):
+        with pytest.raises(UserError, match=r"\['step', 'v'\] of another inner"):
+            sine_learner(inner=inner).restore(path)
