@@ -217,6 +217,7 @@ def test_present_data_is_used(pytester, monkeypatch, where):
         def test_it():
             pass
     """)
+    monkeypatch.delenv("REPTILE_REQUIRE_DATA", raising=False)
     monkeypatch.delenv("REPTILE_DATA", raising=False)
     monkeypatch.setenv("REPTILE_CACHE", str(pytester.path / "nothing"))
     pytester.runpytest("-rs").assert_outcomes(skipped=1)
