@@ -62,7 +62,8 @@ class Learner(Protocol):
 class Score:
     """Mean accuracy over tasks with its 95 % confidence interval."""
 
-    values: Tensor  # [tasks], accuracy of each task in [0, 1]; float64 on the CPU
+    values: Tensor
+    """[tasks], accuracy of each task in [0, 1]; float64 on the CPU."""
 
     @property
     def accuracy(self) -> float:

@@ -26,24 +26,33 @@ from reptile_lib.errors import UserError
 from reptile_lib.params import layout, unravel
 
 _T = TypeVar("_T")
+
 State = dict[str, Tensor]
-Engine = Literal["auto", "vmap", "loop"]  # "auto" is for learners to resolve
+"""What an inner optimiser remembers: named tensors."""
+
+Engine = Literal["auto", "vmap", "loop"]
+"""How tasks are spread, see `map_tasks`; a learner resolves "auto"."""
+
 Moments = Literal["carry", "reset"]
+"""Whether the inner optimiser's state outlives a task."""
 
 
 class Batch(NamedTuple):
     """Examples and what to answer, of one task or stacked on a leading task axis."""
 
-    x: Tensor  # [..., examples, *shape]
-    y: Tensor  # [..., examples] or [..., examples, *shape]
+    x: Tensor
+    """``[..., examples, *shape]``"""
+    y: Tensor
+    """``[..., examples]`` or ``[..., examples, *shape]``"""
 
 
-Loss = Callable[[Tensor, Batch], Tensor]  # (theta [P], batch) -> scalar
+Loss = Callable[[Tensor, Batch], Tensor]
+"""loss(theta [P], batch) -> scalar."""
 
 
 @dataclass(frozen=True)
 class InnerOptimizer:
-    """A pure (init, update) pair.
+    """A pure (init, update) pair; the makers below refuse rates out of range.
 
     `full_batch` asks for all support examples in every step instead of minibatches.
     """
@@ -204,9 +213,12 @@ def _each_task(fn: Callable[[int], _T], n: int) -> list[_T]:
 class Adapted(NamedTuple):
     """What n inner loops leave behind."""
 
-    theta: Tensor  # [n, P]: φ̃ of every task
-    state: State  # entries [n, ...]
-    losses: Tensor  # [n, k]: minibatch loss before each inner step
+    theta: Tensor
+    """[n, P]: φ̃ of every task."""
+    state: State
+    """Entries [n, ...]."""
+    losses: Tensor
+    """[n, k]: minibatch loss before each inner step."""
 
 
 def adapt(

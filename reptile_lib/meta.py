@@ -38,12 +38,16 @@ from reptile_lib.tasks import Episodes
 class Target(NamedTuple):
     """What a rule makes of the tasks of one meta-step."""
 
-    phi: Tensor  # [P]: where to move
-    state: State | None  # inner state, averaged over the tasks; None if untouched
-    loss: Tensor  # []: mean training loss of the tasks, to watch
+    phi: Tensor
+    """[P]: where to move."""
+    state: State | None
+    """Inner state, averaged over the tasks; None if there is none."""
+    loss: Tensor
+    """[]: mean training loss of the tasks, to watch."""
 
 
 Rule = Callable[[Loss, Tensor, Episodes, InnerOptimizer, State | None, Engine], Target]
+"""rule(loss, phi, episodes, inner, state, engine) -> Target."""
 
 
 def reptile(
@@ -127,7 +131,8 @@ def _mean_gradient(
     return mean[:-1], mean[-1]
 
 
-Schedule = Callable[[float], float]  # share of the meta-steps done, in [0, 1) -> ε
+Schedule = Callable[[float], float]
+"""Share of the meta-steps done, in [0, 1) -> ε."""
 
 
 def constant(epsilon: float) -> Schedule:

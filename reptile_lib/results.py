@@ -12,6 +12,7 @@ from reptile_lib.errors import UserError
 from reptile_lib.files import written_whole
 
 Record = dict[str, Any]
+"""What is kept of a run; JSON values only."""
 
 
 def write(path: Path, record: Record) -> None:

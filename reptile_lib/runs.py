@@ -22,6 +22,7 @@ from reptile_lib.tasks import FewShotTasks
 from reptile_lib.train import MetaLearner, Reptile
 
 Config = dict[str, Any]
+"""Settings of a run by name; JSON values only."""
 
 CHECKPOINT = "checkpoint.safetensors"
 VALIDATION_TASKS = 200

@@ -21,9 +21,12 @@ from reptile_lib.rng import Draws
 class Episodes(NamedTuple):
     """The data of m tasks."""
 
-    support: Batch  # [m, S, ...]: what the inner loop learns from
-    order: Tensor  # [m, k, b]: which support examples make up each minibatch
-    query: Batch  # [m, Q, ...]: held out, to measure what was learnt
+    support: Batch
+    """[m, S, ...]: what the inner loop learns from."""
+    order: Tensor
+    """[m, k, b]: which support examples make up each minibatch."""
+    query: Batch
+    """[m, Q, ...]: held out, to measure what was learnt."""
 
     def part(self, tasks: slice) -> "Episodes":
         """Return some of the tasks."""

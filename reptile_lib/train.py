@@ -46,9 +46,12 @@ HISTORY_ROWS = 200  # about as many rows as a history has
 class MetaState(NamedTuple):
     """All that a meta-step changes; replaced as a whole, so never half-updated."""
 
-    phi: Tensor  # [P]
-    inner_state: State | None  # mean over the last meta-step's tasks
-    meta_step: int  # meta-steps done
+    phi: Tensor
+    """[P]"""
+    inner_state: State | None
+    """Mean over the tasks of the last meta-step."""
+    meta_step: int
+    """Meta-steps done."""
 
 
 @dataclass

@@ -96,7 +96,7 @@ def test_ctrl_c_saves_where_it_stands(tmp_path):
     process = start("train", *options, "--out", tmp_path)
     while not (tmp_path / CHECKPOINT).exists():  # of meta-step 0
         time.sleep(0.01)
-    time.sleep(1)
+    time.sleep(3)  # the first meta-steps
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130
