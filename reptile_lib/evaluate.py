@@ -54,7 +54,7 @@ class Learner(Protocol):
 
     @property
     def inner_state(self) -> State | None:
-        """The inner optimiser's state at the end of training, if it was carried."""
+        """The inner optimiser's mean state after the last meta-step, if any."""
         ...
 
 
@@ -134,7 +134,8 @@ def evaluate(
             as the authors' code does; "reset" from nothing. Default: as in training.
 
     Raises:
-        UserError: the model does not answer as many ways as the tasks have.
+        UserError: the model does not fit the tasks' images or ways, `count` is below
+            one, or tasks diverge.
     """
     loss, forward = make_loss(learner.model, learner.criterion)
     check_ways(forward, learner.phi, tasks)
@@ -196,7 +197,6 @@ def adaptation_curve(
     ):
         theta = learner.phi.expand(len(order), -1)
         losses = [query_loss(theta, query)]
-        theta = learner.phi
         for j in range(inner_steps):
             theta, state, _ = adapt(
                 loss,

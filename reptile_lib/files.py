@@ -15,7 +15,8 @@ def written_whole(path: Path) -> Iterator[Path]:
     Raises:
         UserError: the folder or the file cannot be written.
     """
-    temporary = path.with_name(f".{path.name}.tmp")  # one left by a kill is reused
+    # The process number keeps two writers of one file (a cache, say) apart.
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)

@@ -103,11 +103,17 @@ def reopen(folder: Path, device: str, **overrides: Any) -> tuple[MetaLearner, Co
         overrides: settings to change; None keeps what the run had.
 
     Raises:
-        UserError: there is no checkpoint, or it is damaged.
+        UserError: there is no checkpoint, it is damaged, or it is not of such a run.
     """
     path = folder / CHECKPOINT if folder.is_dir() else folder
     given = {name: value for name, value in overrides.items() if value is not None}
-    config = checkpoint.load(path).metadata["config"] | given
+    config = checkpoint.load(path).metadata["config"]
+    if missing := [name for name in TRAINING | EVALUATION if name not in config]:
+        raise UserError(
+            f"{path} does not say how it was trained ({missing[0]} is missing); restore"
+            " it from Python, into the learner that wrote it"
+        )
+    config |= given
     learner = build(config, device)
     learner.restore(path)
     return learner, config

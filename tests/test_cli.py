@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from reptile_lib import checkpoint, cli
+from reptile_lib import Reptile, adam, checkpoint, cli, conv4
 from reptile_lib.runs import CHECKPOINT
 
 SMALL = [
@@ -175,6 +175,15 @@ def test_a_damaged_checkpoint_is_named_and_kept(finished, tmp_path, capsys):
     arguments = ["train", *SMALL, "--meta-steps", "2", "--out", str(tmp_path)]
     assert cli.main([*arguments, "--resume"]) == 2
     assert damaged.stat().st_size == 1000
+
+
+def test_a_checkpoint_without_settings_is_refused(tmp_path, capsys):
+    path = tmp_path / CHECKPOINT
+    Reptile(conv4(ways=5), adam(1e-3), inner_steps=1).save(path)
+    assert cli.main(["evaluate", "--checkpoint", str(path)]) == 2
+    error = capsys.readouterr().err
+    assert "does not say how it was trained" in error
+    assert "from Python" in error
 
 
 def test_an_unwritable_folder_is_found_before_training(tmp_path, capsys):
