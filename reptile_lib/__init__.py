@@ -1,9 +1,10 @@
 """Reptile: learn an initialisation from which a few gradient steps solve a new task."""
 
 from reptile_lib.data import Classes, Splits, load
+from reptile_lib.engine import adapt
 from reptile_lib.errors import UserError
 from reptile_lib.evaluate import Evaluation, Score, adaptation_curve, evaluate
-from reptile_lib.inner import Batch, adam, adapt, gd, momentum, sgd
+from reptile_lib.inner import Batch, adam, gd, momentum, sgd
 from reptile_lib.meta import constant, linear
 from reptile_lib.models import conv4, mlp
 from reptile_lib.tasks import FewShotTasks, Quadratics, Sine

@@ -16,17 +16,9 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor, nn
 
+from reptile_lib.engine import Engine, adapt, make_loss, map_tasks
 from reptile_lib.errors import UserError
-from reptile_lib.inner import (
-    Batch,
-    Engine,
-    InnerOptimizer,
-    Moments,
-    State,
-    adapt,
-    make_loss,
-    map_tasks,
-)
+from reptile_lib.inner import Batch, InnerOptimizer, Moments, State
 from reptile_lib.rng import TEST, draws
 from reptile_lib.tasks import Episodes, FewShotTasks, Tasks
 

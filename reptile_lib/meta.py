@@ -20,18 +20,9 @@ import torch
 from torch import Tensor
 from torch.func import vmap
 
+from reptile_lib.engine import Engine, Loss, adapt, gradient, map_tasks
 from reptile_lib.errors import UserError
-from reptile_lib.inner import (
-    Batch,
-    Engine,
-    InnerOptimizer,
-    Loss,
-    State,
-    adapt,
-    gradient,
-    map_tasks,
-    mean_state,
-)
+from reptile_lib.inner import Batch, InnerOptimizer, State, mean_state
 from reptile_lib.tasks import Episodes
 
 
@@ -120,7 +111,7 @@ def _mean_gradient(
     loss: Loss, theta: Tensor, batch: Batch, engine: Engine
 ) -> tuple[Tensor, Tensor]:
     """Mean over tasks of the gradient [P] and the loss [] at theta [n, P]."""
-    if engine != "loop":
+    if engine == "stacked":
         g, values = gradient(vmap(loss), theta, batch)
         return g.mean(0), values.mean()
 

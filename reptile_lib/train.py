@@ -11,35 +11,40 @@ device, and looks at the result once per chunk.
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
 from reptile_lib import checkpoint
+from reptile_lib.conv4_gradient import Conv4Loss
+from reptile_lib.engine import Engine, Loss, choose_engine, make_loss
 from reptile_lib.errors import UserError
 from reptile_lib.evaluate import check_ways
-from reptile_lib.inner import (
-    Engine,
-    InnerOptimizer,
-    Loss,
-    Moments,
-    State,
-    choose_engine,
-    make_loss,
-)
+from reptile_lib.inner import InnerOptimizer, Moments, State
 from reptile_lib.meta import Rule, Schedule, fomaml, joint, maml, reptile
 from reptile_lib.params import interpolate, layout, ravel
 from reptile_lib.rng import TRAIN, draws
-from reptile_lib.tasks import FewShotTasks, Tasks
+from reptile_lib.tasks import Episodes, FewShotTasks, Tasks
+from reptile_lib.workers import (
+    Piece,
+    World,
+    first_alone,
+    mean_target,
+    pieces,
+    reptile_in_pieces,
+    share,
+    world,
+)
 
-CHUNK = 256  # tasks drawn at a time: bounds memory, and how late a NaN is noticed
+CHUNK = 256  # tasks held at a time: bounds memory, and how late a NaN is noticed
 HISTORY_ROWS = 200  # about as many rows as a history has
 
 
@@ -70,7 +75,7 @@ class MetaLearner:
             mean state of a meta-batch on to the next meta-step and to evaluation, as
             the authors' code does one task after the other; "reset" forgets it.
         device: "auto" takes a CUDA device where there is one.
-        engine: how tasks are spread, see `inner.map_tasks`; "auto" picks.
+        engine: how tasks are spread, see `engine`; "auto" picks.
     """
 
     model: nn.Module
@@ -110,7 +115,7 @@ class MetaLearner:
         if self.inner.full_batch:
             self.inner_batch = None
         if self.engine == "auto":
-            self.engine = choose_engine(self.model, self.device)
+            self.engine = choose_engine(self.model, self.criterion, self.device)
         self.state = MetaState(ravel(self.model), None, 0)
         self.history = []
 
@@ -162,10 +167,16 @@ class MetaLearner:
             UserError: settings do not fit, the loss became NaN or infinite (φ is then
                 as before), or a checkpoint cannot be written.
         """
+        here = self._agree()
         if meta_batch < 1 or meta_steps <= self.state.meta_step:
             raise UserError(
                 f"meta_batch = {meta_batch}, meta_steps = {meta_steps} with"
                 f" {self.state.meta_step} done; ask for more, or make a new learner"
+            )
+        if meta_batch < here.size:
+            raise UserError(
+                f"meta_batch = {meta_batch} for {here.size} processes; start at most a"
+                " process a task"
             )
         loss, forward = make_loss(self.model, self.criterion)
         if isinstance(tasks, FewShotTasks):
@@ -175,14 +186,14 @@ class MetaLearner:
 
         def write_checkpoint() -> None:
             if checkpoint_to:
-                self.save(checkpoint_to, config)
+                first_alone(lambda: self.save(checkpoint_to, config))
 
         if self.state.meta_step == 0:
             write_checkpoint()  # a folder that cannot be written shows itself now
         bar = tqdm(
             total=meta_steps,
             initial=self.state.meta_step,
-            disable=not progress,
+            disable=not progress or here.rank > 0,
             unit="meta-step",
             smoothing=0.05,
         )
@@ -223,7 +234,8 @@ class MetaLearner:
                     ):
                         write_checkpoint()
         except KeyboardInterrupt:
-            write_checkpoint()
+            if checkpoint_to and here.rank == 0:  # the others may be gone
+                self.save(checkpoint_to, config)
             raise
 
     def _steps(
@@ -238,28 +250,45 @@ class MetaLearner:
     ) -> list[float]:
         """Do some meta-steps without waiting for the device; return their losses."""
         before = self.state
-        who = draws(seed, TRAIN, steps, range(meta_batch), self.phi.device)
-        episodes = tasks.sample(who, self.inner_steps, self.inner_batch)
+        work = self._work(meta_batch)
+        mine = share(meta_batch, world())
+        if work:
+            mine = range(work[0].task, work[-1].task + 1)
+        phi, state, done = before
+        if isinstance(loss, Conv4Loss):
+            loss, phi, state = loss.enter(phi, state)
         losses = []
-        for i, step in enumerate(steps):
-            phi, state, _ = self.state
-            target = self.rule(
-                loss,
-                phi,
-                episodes.part(slice(i * meta_batch, (i + 1) * meta_batch)),
-                self.inner,
-                state if self.moments == "carry" else None,
-                self.engine,
-            )
-            phi = interpolate(phi, target.phi, epsilon(step / meta_steps))
-            self.state = MetaState(phi, target.state, step + 1)
-            losses.append(target.loss)
+        try:
+            for step, parts in zip(
+                steps, self._sample(tasks, steps, mine, seed), strict=True
+            ):
+                carried = state if self.moments == "carry" else None
+                context = (self.inner, carried, self.engine)
+                if work:
+                    pieces = next(parts)
+                    found = [(1, reptile_in_pieces(loss, phi, pieces, work, *context))]
+                else:
+                    found = [
+                        (len(part.order), self.rule(loss, phi, part, *context))
+                        for part in parts
+                    ]
+                target = mean_target(found, meta_batch)
+                phi, state, done = (
+                    interpolate(phi, target.phi, epsilon(step / meta_steps)),
+                    target.state,
+                    step + 1,
+                )
+                losses.append(target.loss)
+        finally:
+            if isinstance(loss, Conv4Loss):
+                phi, state = loss.leave(phi, state)
+            self.state = MetaState(phi, state, done)
         values: list[float] = torch.stack(losses).tolist()
-        found = [
+        seen = [
             ("loss", step, value) for step, value in zip(steps, values, strict=True)
         ]
-        found.append(("sum of phi", steps[-1], self.phi.sum().item()))
-        for what, step, value in found:
+        seen.append(("sum of phi", steps[-1], self.phi.sum().item()))
+        for what, step, value in seen:
             if not math.isfinite(value):
                 self.state = before
                 raise UserError(
@@ -267,6 +296,47 @@ class MetaLearner:
                     f" lower the inner learning rate (now {self.inner.lr}) or epsilon"
                 )
         return values
+
+    def _work(self, meta_batch: int) -> list[Piece]:
+        """Cut tasks so that all processes end together; [] to work on whole tasks.
+
+        It pays where a task keeps a core busy and the rest of the division is large.
+        """
+        here = world()
+        uneven = meta_batch % here.size and meta_batch <= CHUNK
+        if not uneven or self.engine != "threads" or self.rule is not reptile:
+            return []
+        return pieces(meta_batch, self.inner_steps, here)
+
+    def _sample(
+        self, tasks: Tasks, steps: range, mine: range, seed: int
+    ) -> Iterator[Iterator[Episodes]]:
+        """Draw the tasks `mine` of each meta-step, at most `CHUNK` at a time."""
+        k, b, device = self.inner_steps, self.inner_batch, self.phi.device
+        n = len(mine)
+        if n * len(steps) <= CHUNK:
+            episodes = tasks.sample(draws(seed, TRAIN, steps, mine, device), k, b)
+            for i in range(len(steps)):
+                yield iter([episodes.part(slice(i * n, (i + 1) * n))])
+            return
+        for step in steps:
+            some = (mine[i : i + CHUNK] for i in range(0, n, CHUNK))
+            now = range(step, step + 1)
+            yield (
+                tasks.sample(draws(seed, TRAIN, now, few, device), k, b) for few in some
+            )
+
+    def _agree(self) -> World:
+        """Let every process start from where the first stands."""
+        here = world()
+        if here.size > 1:
+            start: list[Any] = [self.state, self.history]
+            dist.broadcast_object_list(start)
+            (phi, state, step), self.history = start
+            if state is not None:
+                state = {name: value.to(self.phi) for name, value in state.items()}
+            self.state = MetaState(phi.to(self.phi), state, step)
+        return here
 
     def save(self, path: Path, config: dict[str, Any] | None = None) -> None:
         """Write φ, the inner state, the history and `config` to one file.

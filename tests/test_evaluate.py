@@ -29,7 +29,8 @@ from reptile_lib import (
     momentum,
     sgd,
 )
-from reptile_lib.inner import InnerOptimizer, make_loss
+from reptile_lib.engine import make_loss
+from reptile_lib.inner import InnerOptimizer
 from reptile_lib.rng import TEST, VALIDATE, draws
 from reptile_lib.tasks import Tasks
 from reptile_lib.train import MetaLearner
@@ -85,7 +86,7 @@ def textbook_scores(
     return torch.stack(together), torch.stack(alone)
 
 
-@pytest.mark.parametrize("engine", ["vmap", "loop"])
+@pytest.mark.parametrize("engine", ["serial", "threads", "stacked"])
 def test_evaluate_is_the_textbook_in_both_protocols(engine: str) -> None:
     learner = conv_learner(sgd(0.1), engine=engine)
     found = evaluate(learner, TASKS, inner_steps=4, inner_batch=3, count=25)
@@ -317,7 +318,7 @@ def test_bad_settings_name_the_value_and_the_remedy() -> None:
 
 
 def test_a_diverged_task_is_not_scored_as_a_guess() -> None:
-    learner = conv_learner(sgd(1e30), engine="loop")
+    learner = conv_learner(sgd(1e30), engine="threads")
     with pytest.raises(
         UserError, match=r"\d of 5 tasks diverged in 4 .* \(now 1e\+30\)"
     ):

@@ -21,13 +21,14 @@ from reptile_lib import (
     momentum,
     sgd,
 )
-from reptile_lib.inner import Engine, InnerOptimizer, State, make_loss
+from reptile_lib.engine import Engine, make_loss
+from reptile_lib.inner import InnerOptimizer, State
 from reptile_lib.meta import Rule, fomaml, joint, maml, reptile
 from reptile_lib.params import interpolate, ravel
 from reptile_lib.tasks import Episodes, quadratic_loss
 from tests import textbook
 
-ENGINES = ["vmap", "loop"]
+ENGINES: list[Engine] = ["serial", "threads", "stacked"]
 RULES = [reptile, fomaml, maml, joint]
 each_engine = pytest.mark.parametrize("engine", ENGINES)
 
@@ -52,7 +53,7 @@ def regression(tasks: int = 4) -> tuple[nn.Module, Episodes]:
 def test_reptile_in_the_head() -> None:
     # φ = 4, w = 0, αh = ½: 4 → 2 → 1, so φ̃ = 1, and ε = ⅔ leads to 4 − ⅔·3 = 2.
     phi = torch.tensor([4.0]).double()
-    target = reptile(quadratic_loss, phi, bowls([1], [0], 2), sgd(0.5), None, "vmap")
+    target = reptile(quadratic_loss, phi, bowls([1], [0], 2), sgd(0.5), None, "stacked")
     assert target.phi.item() == 1
     assert target.loss.item() == (8 + 2) / 2  # ½·4² and ½·2²
     assert interpolate(phi, target.phi, 2 / 3).item() == pytest.approx(2)
@@ -65,7 +66,7 @@ def test_relatives_in_the_head() -> None:
     # MAML's has the factor dφ̃/dφ = ¼ besides; joint training's is h φ = 4.
     phi = torch.tensor([4.0]).double()
     for rule, gradient in ((fomaml, 1), (maml, 0.25), (joint, 4)):
-        target = rule(quadratic_loss, phi, bowls([1], [0], 2), sgd(0.5), None, "vmap")
+        target = rule(quadratic_loss, phi, bowls([1], [0], 2), sgd(0.5), None, "stacked")
         assert target.phi.item() == 4 - gradient
 
 
@@ -94,7 +95,7 @@ def test_closed_forms_on_the_line(
     }
     start = torch.tensor([phi], dtype=torch.float64)
     for rule, value in expected.items():
-        target = rule(quadratic_loss, start, bowls(h, w, k), sgd(alpha), None, "vmap")
+        target = rule(quadratic_loss, start, bowls(h, w, k), sgd(alpha), None, "stacked")
         assert target.phi.item() == pytest.approx(value, abs=1e-9)
 
 
@@ -253,7 +254,7 @@ def test_maml_through_adam_survives_a_dead_unit() -> None:
     with torch.no_grad():
         next(model.parameters())[0], list(model.parameters())[1][0] = 0, -1
     loss, _ = make_loss(model, F.mse_loss)
-    target = maml(loss, ravel(model), episodes, adam(0.01), None, "vmap")
+    target = maml(loss, ravel(model), episodes, adam(0.01), None, "stacked")
     assert target.phi.isfinite().all()
     assert target.phi[0] == 0
 
@@ -265,7 +266,7 @@ def test_maml_works_on_pictures() -> None:
     loss, _ = make_loss(model, F.cross_entropy)
     order = torch.arange(6).expand(2, 2, -1)
     episodes = Episodes(Batch(x, y), order, Batch(x, y))
-    target = maml(loss, ravel(model), episodes, sgd(0.1), None, "loop")
+    target = maml(loss, ravel(model), episodes, sgd(0.1), None, "threads")
     assert target.phi.isfinite().all()
     assert (target.phi - ravel(model)).norm() > 0.01
 
@@ -291,7 +292,7 @@ def expected_gradient(rule: Rule, k: int, alpha: float) -> Tensor:
     support, last = Batch(H[task], w[task]), order[:, -1]
     query = Batch(H[task, last][:, None], w[task, last][:, None])
     episodes = Episodes(support, order[:, :steps, None], query)
-    moved = rule(quadratic_loss, phi, episodes, sgd(alpha), None, "vmap").phi
+    moved = rule(quadratic_loss, phi, episodes, sgd(alpha), None, "stacked").phi
     return (phi - moved) / alpha if rule is reptile else phi - moved
 
 
@@ -334,7 +335,7 @@ def test_rules_hand_on_the_mean_state(rule: Rule) -> None:
     state: State | None = None
     for step, v in ((1, 5.0), (2, 7.5)):  # again from the same φ: ½·5 + ½·10
         target = rule(
-            quadratic_loss, phi, bowls([1, 2], [0, 0], 1), inner, state, "vmap"
+            quadratic_loss, phi, bowls([1, 2], [0, 0], 1), inner, state, "stacked"
         )
         state = target.state
         assert state is not None
@@ -344,7 +345,7 @@ def test_rules_hand_on_the_mean_state(rule: Rule) -> None:
 
 def test_joint_training_leaves_the_state_alone() -> None:
     phi, state = torch.tensor([2.0]).double(), {"v": torch.ones(1)}
-    target = joint(quadratic_loss, phi, bowls([1], [0], 1), adam(0.1), state, "vmap")
+    target = joint(quadratic_loss, phi, bowls([1], [0], 1), adam(0.1), state, "stacked")
     assert target.state is state
 
 

@@ -34,7 +34,8 @@ from reptile_lib import (
     sgd,
     train,
 )
-from reptile_lib.inner import Engine, InnerOptimizer, make_loss
+from reptile_lib.engine import Engine, make_loss
+from reptile_lib.inner import InnerOptimizer
 from reptile_lib.meta import reptile
 from reptile_lib.rng import TRAIN, draws
 from reptile_lib.tasks import Episodes, quadratic_loss
@@ -144,7 +145,7 @@ def test_epsilon_one_with_one_task_gives_the_adapted_weights() -> None:
     support, order, query = SINE.sample(who, 3, 4)
     loss, _ = make_loss(learner.model, F.mse_loss)
     target = reptile(
-        loss, start, Episodes(support, order, query), learner.inner, None, "vmap"
+        loss, start, Episodes(support, order, query), learner.inner, None, "stacked"
     )
     assert torch.equal(learner.phi, target.phi)
 
@@ -196,7 +197,7 @@ def test_training_leaves_the_model_alone(method: Make) -> None:
 
 
 @each_method
-@pytest.mark.parametrize("engine", ["vmap", "loop"])
+@pytest.mark.parametrize("engine", ["serial", "threads", "stacked"])
 def test_a_seed_fixes_phi_whatever_the_chunk(
     method: Make, engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -381,7 +382,7 @@ def peak_bytes(method: Make, k: int, engine: Engine) -> int:
     return measured.peak
 
 
-@pytest.mark.parametrize("engine", ["vmap", "loop"])
+@pytest.mark.parametrize("engine", ["serial", "threads", "stacked"])
 @pytest.mark.parametrize("method", [Reptile, FOMAML], ids=["Reptile", "FOMAML"])
 def test_memory_does_not_grow_with_the_inner_steps(
     method: Make, engine: Engine
@@ -392,7 +393,7 @@ def test_memory_does_not_grow_with_the_inner_steps(
 
 
 def test_memory_of_maml_grows_with_the_inner_steps() -> None:
-    few, many = (peak_bytes(MAML, k, "vmap") for k in (3, 30))
+    few, many = (peak_bytes(MAML, k, "stacked") for k in (3, 30))
     assert many > 5 * few
 
 

@@ -1,0 +1,271 @@
+"""How the inner loops of a meta-batch are run: `adapt`, k steps for many tasks at once.
+
+One switch, `Engine`, says how the tasks are spread:
+
+- "serial": one task after the other, plain autograd. Slow, plain, the reference.
+- "threads": a task for each CPU core.
+- "stacked": all tasks as one batch of operations, weights stacked on a leading axis.
+
+The last two take a gradient that is written out where there is one (`conv4_gradient`).
+"""
+
+import threading
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from copy import deepcopy
+from functools import cache, partial
+from typing import Literal, NamedTuple, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, vmap
+
+from reptile_lib import conv4_gradient
+from reptile_lib.conv4_gradient import Conv4Loss
+from reptile_lib.inner import Batch, InnerOptimizer, State
+from reptile_lib.params import layout, unravel
+
+_T = TypeVar("_T")
+
+Engine = Literal["auto", "serial", "threads", "stacked"]
+"""How tasks are spread; a learner resolves "auto"."""
+
+GROUP = 16  # tasks that a CPU stacks at a time: bounds memory
+
+Loss = Callable[[Tensor, Batch], Tensor]
+"""loss(theta [P], batch) -> scalar."""
+
+
+def make_loss(
+    model: nn.Module, criterion: Callable[[Tensor, Tensor], Tensor]
+) -> tuple[Loss, Callable[[Tensor, Tensor], Tensor]]:
+    """Turn a module into `loss(theta, batch)` and `forward(theta, x)` on flat vectors.
+
+    `functional_call` lends the module its parameters for the time of a call, so
+    threads must not share one module: each gets its own copy.
+    """
+    where, copies = layout(model), threading.local()
+
+    def forward(theta: Tensor, x: Tensor) -> Tensor:
+        if not hasattr(copies, "model"):
+            copies.model = deepcopy(model)
+        outputs: Tensor = functional_call(copies.model, unravel(theta, where), (x,))
+        return outputs
+
+    def loss(theta: Tensor, batch: Batch) -> Tensor:
+        return criterion(forward(theta, batch.x), batch.y)
+
+    if conv4_gradient.applies(model, criterion):
+        return Conv4Loss(loss, where), forward
+    return loss, forward
+
+
+def choose_engine(
+    model: nn.Module, criterion: Callable[..., Tensor], device: torch.device
+) -> Engine:
+    """Pick what measures best.
+
+    A GPU and small layers gain from being stacked. On a CPU a stack of convolutions
+    does not, unless they are written as products of matrices; even these, where there
+    is one core to share, run faster a task at a time, which fits its cache.
+    """
+    convolves = any(isinstance(m, nn.modules.conv._ConvNd) for m in model.modules())
+    if device.type != "cpu" or not convolves:
+        return "stacked"
+    written = conv4_gradient.applies(model, criterion)
+    return "stacked" if written and torch.get_num_threads() > 1 else "threads"
+
+
+@cache
+def _pool(workers: int, threads: int) -> ThreadPoolExecutor:
+    # torch releases the interpreter lock inside its kernels, and small operations gain
+    # more from a core each than from sharing a core.
+    return ThreadPoolExecutor(
+        workers, initializer=torch.set_num_threads, initargs=(threads,)
+    )
+
+
+def map_tasks(fn: Callable[..., Tensor], engine: Engine, *args: Tensor) -> Tensor:
+    """Apply `fn` to each of n tasks and stack the results.
+
+    Args:
+        fn: takes one task's tensors and returns a tensor [...].
+        engine: how the tasks are spread.
+        args: tensors [n, ...].
+
+    Returns:
+        [n, ...]
+    """
+    if engine == "stacked":
+        return vmap(fn)(*args)
+    n = len(args[0])
+    return torch.stack(_each_task(lambda i: fn(*(a[i] for a in args)), n, engine))
+
+
+def _each_task(fn: Callable[[int], _T], n: int, engine: Engine) -> list[_T]:
+    """Call fn(0), ... fn(n - 1), in turn or spread over the CPU's cores."""
+    cores = torch.get_num_threads()
+    if engine == "serial" or cores == 1 or n == 1:
+        return list(map(fn, range(n)))
+    # Full rounds of a task a core; then the rest, with several cores a task.
+    rest = n % cores
+    done = list(_pool(cores, 1).map(fn, range(n - rest)))
+    return done + list(
+        _pool(max(rest, 1), cores // max(rest, 1)).map(fn, range(n - rest, n))
+    )
+
+
+class Adapted(NamedTuple):
+    """What n inner loops leave behind."""
+
+    theta: Tensor
+    """[n, P]: φ̃ of every task."""
+    state: State
+    """Entries [n, ...]."""
+    losses: Tensor
+    """[n, k]: minibatch loss before each inner step."""
+
+
+def adapt(
+    loss: Loss,
+    phi: Tensor,
+    support: Batch,
+    order: Tensor,
+    inner: InnerOptimizer,
+    state: State | None = None,
+    engine: Engine = "stacked",
+    differentiable: bool = False,
+) -> Adapted:
+    """Run k inner steps on each of n tasks: φ̃ᵢ = U_τᵢ^k(φ).
+
+    Args:
+        loss: loss(theta [P], batch) -> scalar.
+        phi: start, [P] for all tasks or [n, P].
+        support: x [n, S, ...], y [n, S, ...].
+        order: [n, k, b], which of the S examples make up each minibatch.
+        inner: the inner optimiser.
+        state: where the optimiser starts, for all tasks (as `inner.init(phi[P])`
+            shapes it) or with a leading task axis; `inner.init` if None.
+        engine: how the tasks are spread.
+        differentiable: keep the graph, so that φ̃ can be differentiated by φ (MAML).
+            Memory then grows with k, and tasks are stacked whatever `engine` says.
+    """
+    if isinstance(loss, Conv4Loss) and engine != "serial" and not differentiable:
+        return _written(loss, phi, support, order, inner, state, engine)
+    theta, start = _expand(phi, state, inner, len(order))
+    if differentiable or engine == "stacked":
+        return _stacked(loss, theta, start, support, order, inner, differentiable)
+
+    def one(i: int) -> Adapted:
+        own = {name: value[i] for name, value in start.items()}
+        x, y = support.x[i], support.y[i]
+        if x.dim() == 4:  # images: CPU convolutions are faster with channels last
+            x = x.to(memory_format=torch.channels_last)
+        batches = (Batch(x[b], y[b]) for b in order[i])
+        return _steps(partial(gradient, loss), inner, theta[i], own, batches)
+
+    return _joined(torch.stack, _each_task(one, len(order), engine))
+
+
+def _expand(
+    phi: Tensor, state: State | None, inner: InnerOptimizer, n: int
+) -> tuple[Tensor, State]:
+    """Give each of n tasks its start: theta [n, P], state entries [n, ...]."""
+    theta = phi.expand(n, -1)
+    fresh = inner.init(theta)
+    given = state or fresh
+    return theta, {name: value.expand_as(fresh[name]) for name, value in given.items()}
+
+
+def _written(
+    loss: Conv4Loss,
+    phi: Tensor,
+    support: Batch,
+    order: Tensor,
+    inner: InnerOptimizer,
+    state: State | None,
+    engine: Engine,
+) -> Adapted:
+    """Take the gradient that is written out, in its own order of the parameters."""
+    n, outside = len(order), not loss.inside
+    if outside:
+        loss, phi, state = loss.enter(phi, state)
+    theta, start = _expand(phi, state, inner, n)
+    size = 1 if engine == "threads" else GROUP if phi.device.type == "cpu" else n
+
+    def some(i: int) -> Adapted:
+        rows = slice(i * size, (i + 1) * size)
+        own = {name: value[rows] for name, value in start.items()}
+        examples = Batch(support.x[rows], support.y[rows])
+        return Adapted(*loss.adapt(theta[rows], own, examples, order[rows], inner))
+
+    spread: Engine = "threads" if size == 1 else "serial"
+    theta, states, losses = _joined(torch.cat, _each_task(some, -(-n // size), spread))
+    if outside:
+        theta, states = loss.leave(theta, states)
+    return Adapted(theta, states, losses)
+
+
+def _stacked(
+    loss: Loss,
+    theta: Tensor,
+    state: State,
+    support: Batch,
+    order: Tensor,
+    inner: InnerOptimizer,
+    differentiable: bool,
+) -> Adapted:
+    n, k, _ = order.shape
+    rows = torch.arange(n, device=order.device)[:, None]
+    batches = (
+        Batch(support.x[rows, order[:, j]], support.y[rows, order[:, j]])
+        for j in range(k)
+    )
+    stacked = partial(gradient, vmap(loss), differentiable=differentiable)
+    return _steps(stacked, inner, theta, state, batches)
+
+
+def _joined(join: Callable[[list[Tensor]], Tensor], parts: list[Adapted]) -> Adapted:
+    """Make one `Adapted` of those of single tasks."""
+    names = parts[0].state
+    return Adapted(
+        join([p.theta for p in parts]),
+        {name: join([p.state[name] for p in parts]) for name in names},
+        join([p.losses for p in parts]),
+    )
+
+
+def gradient(
+    loss: Loss, theta: Tensor, batch: Batch, differentiable: bool = False
+) -> tuple[Tensor, Tensor]:
+    """Return gradient and loss at theta: [P] and [], or [n, P] and [n].
+
+    For a stack, `loss` is a vmapped one. Only the forward pass is vmapped: that the
+    tasks' losses are independent makes the gradient of their sum a stack of gradients,
+    and plain autograd finds it several times faster than vmap(grad(...)).
+    """
+    if not differentiable:
+        theta = theta.detach().requires_grad_()
+    with torch.enable_grad():
+        values = loss(theta, batch)
+        (g,) = torch.autograd.grad(values.sum(), theta, create_graph=differentiable)
+    return g, values if differentiable else values.detach()
+
+
+def _steps(
+    gradient: Callable[[Tensor, Batch], tuple[Tensor, Tensor]],
+    inner: InnerOptimizer,
+    theta: Tensor,
+    state: State,
+    batches: Iterable[Batch],
+) -> Adapted:
+    """Take an inner step on each minibatch, for one task or a stack."""
+    losses = []
+    for batch in batches:
+        g, value = gradient(theta, batch)
+        theta, state = inner.update(g, state, theta)
+        losses.append(value)
+    stacked = (
+        torch.stack(losses, -1) if losses else theta.new_zeros(*theta.shape[:-1], 0)
+    )
+    return Adapted(theta, state, stacked)
