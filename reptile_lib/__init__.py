@@ -7,7 +7,8 @@ from reptile_lib.evaluate import Evaluation, Score, adaptation_curve, evaluate
 from reptile_lib.inner import Batch, adam, gd, momentum, sgd
 from reptile_lib.meta import constant, linear
 from reptile_lib.models import conv4, mlp
-from reptile_lib.tasks import FewShotTasks, Quadratics, Sine
+from reptile_lib.quadratics import Quadratics
+from reptile_lib.tasks import FewShotTasks, Sine
 from reptile_lib.train import FOMAML, MAML, Joint, MetaLearner, Reptile
 
 __all__ = [

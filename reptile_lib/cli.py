@@ -9,6 +9,7 @@
 
 import argparse
 import json
+import os
 import sys
 import time
 from collections.abc import Iterable
@@ -19,10 +20,12 @@ from reptile_lib import reproduce, results, runs
 from reptile_lib.data import DATASETS
 from reptile_lib.errors import UserError
 from reptile_lib.inner import Moments
+from reptile_lib.machine import find_device
 from reptile_lib.results import Record
-from reptile_lib.runs import EVALUATION, TRAINING, TWENTY_WAYS, Config
+from reptile_lib.runs import EVALUATION, TRAINING, TWENTY_WAYS, Config, Resume
 from reptile_lib.tasks import FewShotTasks
 from reptile_lib.train import MetaLearner
+from reptile_lib.workers import first_alone, joined, launch, restarted, say, world
 
 HELP = {
     "data": f"one of {', '.join(DATASETS)}",
@@ -32,6 +35,7 @@ HELP = {
     "train_shots": "examples a class in training",
     "inner_steps": "k, inner steps a task",
     "inner_batch": "examples an inner step",
+    "precision": "float32, tf32 (CUDA) or bf16: how matrices are multiplied",
     "lr": "Adam's inner learning rate",
     "moments": "carry or reset: does Adam's state outlive a task",
     "meta_steps": "outer steps",
@@ -45,20 +49,59 @@ HELP = {
 }
 
 
+CHOICES = {"moments": ["carry", "reset"], "precision": ["float32", "tf32", "bf16"]}
+LONG = 200_000  # inner steps from which starting more processes pays
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run a command; return 0, 2 for a user's mistake, or 130 for Ctrl-C."""
+    arguments = sys.argv[1:] if arguments is None else arguments
     options = _parser().parse_args(arguments)
     try:
-        record = options.run(options)
+        if (processes := _processes(options)) > 1:
+            return launch(main, arguments, processes)
+        with joined(options.device) as options.device:
+            record = options.run(options)
+            if options.json:
+                say(json.dumps(record))
     except UserError as error:
-        print(f"reptile_lib: {error}", file=sys.stderr)
+        if os.environ.get("LOCAL_RANK", "0") == "0":
+            print(f"reptile_lib: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("\nreptile_lib: stopped", file=sys.stderr)
+        if os.environ.get("LOCAL_RANK", "0") == "0":
+            print("\nreptile_lib: stopped", file=sys.stderr)
         return 130
-    if options.json:
-        print(json.dumps(record))
     return 0
+
+
+def _processes(options: argparse.Namespace) -> int:
+    """Return how many processes to start; 1 inside a process that was started."""
+    if "WORLD_SIZE" in os.environ or "processes" not in options:
+        return 1
+    if options.processes != "auto":
+        try:
+            count = int(options.processes)
+        except ValueError:
+            count = 0
+        if count < 1:
+            raise UserError(
+                f"--processes {options.processes}: give a number from 1, or auto"
+            )
+        return count
+    # A core each, for long runs on a CPU: convolutions gain from it, threads do not.
+    config = _config(options)
+    meta_batch: int = config["meta_batch"]
+    steps = config["meta_steps"] * meta_batch * config["inner_steps"]
+    if find_device(options.device).type != "cpu" or steps < LONG:
+        return 1
+    return max(1, min(len(os.sched_getaffinity(0)), meta_batch))
+
+
+def _config(options: argparse.Namespace) -> Config:
+    if "row" not in options:
+        return runs.complete(_given(options, TRAINING | EVALUATION))
+    return reproduce.settings(options.row, options.budget)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -82,9 +125,18 @@ def _parser() -> argparse.ArgumentParser:
             to.add_argument(
                 "--" + name.replace("_", "-"),
                 type=type(default),
-                choices=["carry", "reset"] if name == "moments" else None,
+                choices=CHOICES.get(name),
                 help=f"{HELP[name]} ({shown})",
             )
+
+    def processes(to: argparse.ArgumentParser) -> None:
+        to.add_argument(
+            "--processes",
+            default="auto",
+            metavar="N",
+            help="processes on this machine (auto: one, or on a CPU one a core for"
+            f" runs of more than {LONG:,} inner steps)",
+        )
 
     train = command("train", _train, "train φ, then evaluate it")
     train.add_argument("--out", type=Path, required=True, help="folder of the run")
@@ -92,6 +144,7 @@ def _parser() -> argparse.ArgumentParser:
         "--resume", action="store_true", help="continue the run in --out"
     )
     settings(train, TRAINING | EVALUATION)
+    processes(train)
     train.add_argument(
         "--checkpoint-every",
         type=int,
@@ -113,6 +166,7 @@ def _parser() -> argparse.ArgumentParser:
 
     again = command("reproduce", _reproduce, "run a row of the book's tables")
     again.add_argument("row", help=f"one of {', '.join(reproduce.ROWS)}")
+    processes(again)
     again.add_argument("--seeds", default="0", help="comma-separated (0)")
     again.add_argument(
         "--budget",
@@ -131,12 +185,15 @@ def _train(options: argparse.Namespace) -> Record:
     data = runs.load_data(config)
     test_tasks = FewShotTasks(data.test, config["ways"], config["shots"])
     began = time.perf_counter()
+    resume: Resume = "always" if options.resume else "never"
+    if restarted():
+        resume = "if there"
     learner, start_step = runs.train(
         config,
         data,
         options.out,
         device=options.device,
-        resume=options.resume,
+        resume=resume,
         checkpoint_every=options.checkpoint_every,
         validate_every=options.validate_every,
         progress=not options.quiet,
@@ -149,9 +206,14 @@ def _train(options: argparse.Namespace) -> Record:
         "inner_steps": inner_steps,
         "inner_steps_per_second": inner_steps / seconds,
         "start_step": start_step,
+        "processes": world().size,
     }
-    results.write(options.out / "result.json", record)
-    results.write(options.out / "history.json", {"history": learner.history})
+
+    def write() -> None:
+        results.write(options.out / "result.json", record)
+        results.write(options.out / "history.json", {"history": learner.history})
+
+    first_alone(write)
     return record
 
 
@@ -195,8 +257,8 @@ def _report(
 ) -> Record:
     """Evaluate, print a line a protocol, and return what --json prints."""
     scores = runs.score(learner, config, tasks, moments=moments)
-    print(f"{config['data']}, {config['ways']}-way {config['shots']}-shot, new classes")
-    print(scores)
+    what = f"{config['ways']}-way {config['shots']}-shot"
+    say(f"{config['data']}, {what}, new classes\n{scores}")
     metrics = scores.as_dict()
     device = learner.phi.device
     return {"config": config, "metrics": metrics, **results.circumstances(device)}

@@ -41,6 +41,8 @@ class Conv4Loss:
 
     plain: Callable[[Tensor, Batch], Tensor]
     where: Layout
+    bf16: bool = False
+    """Whether the large products round their factors to bfloat16."""
     inside: bool = False
     """Whether parameters come in matrix order, see `enter`."""
     spaces: threading.local = field(default_factory=threading.local)
@@ -116,7 +118,7 @@ class Conv4Loss:
         kept = self.spaces.__dict__.setdefault("by_shape", {})
         if key not in kept:
             _keep_freed_memory()
-            kept[key] = workspace(self.where, n, batch, size, like)
+            kept[key] = workspace(self.where, n, batch, size, like, self.bf16)
         found: Workspace = kept[key]
         return found
 
@@ -141,27 +143,29 @@ def _as_matrix(name: str, shape: torch.Size) -> tuple[torch.Size, tuple[int, ...
 
 def to_matrices(vector: Tensor, where: Layout) -> Tensor:
     """Reorder vectors [..., P] in Conv4's layout for the products below."""
-    parts = []
-    named = zip(where.names, where.shapes, vector.split(where.sizes, -1), strict=True)
+    parts, lead = [], vector.shape[:-1]
+    named = zip(
+        where.names, where.shapes, torch.split(vector, where.sizes, -1), strict=True
+    )
     for name, shape, part in named:
         shape, axes = _as_matrix(name, shape)
-        view = part.unflatten(-1, shape)
-        lead = range(vector.dim() - 1)
-        order = (*lead, *(len(lead) + axis for axis in axes))
+        view = part.reshape(*lead, *shape)
+        order = (*range(len(lead)), *(len(lead) + axis for axis in axes))
         parts.append(view.permute(order).flatten(len(lead)))
     return torch.cat(parts, -1)
 
 
 def to_vector(matrices: Tensor, where: Layout) -> Tensor:
     """Undo `to_matrices`."""
-    parts = []
-    named = zip(where.names, where.shapes, matrices.split(where.sizes, -1), strict=True)
+    parts, lead = [], matrices.shape[:-1]
+    named = zip(
+        where.names, where.shapes, torch.split(matrices, where.sizes, -1), strict=True
+    )
     for name, shape, part in named:
         shape, axes = _as_matrix(name, shape)
-        view = part.unflatten(-1, [shape[axis] for axis in axes])
-        lead = range(matrices.dim() - 1)
+        view = part.reshape(*lead, *(shape[axis] for axis in axes))
         back = sorted(range(len(axes)), key=axes.__getitem__)
-        order = (*lead, *(len(lead) + axis for axis in back))
+        order = (*range(len(lead)), *(len(lead) + axis for axis in back))
         parts.append(view.permute(order).flatten(len(lead)))
     return torch.cat(parts, -1)
 
@@ -227,6 +231,7 @@ class Link:
 class Workspace:
     """Where n tasks are adapted with minibatches of B images; reused step by step."""
 
+    bf16: bool  # round the factors of the large products
     theta: Tensor  # [n, P]: the parameters in matrix order
     g: Tensor  # [n, P]: their gradient; the biases of convolutions stay 0
     blocks: tuple[Block, ...]
@@ -237,11 +242,14 @@ class Workspace:
     out_bias_g: Tensor
 
 
-def workspace(where: Layout, n: int, batch: int, size: int, like: Tensor) -> Workspace:
+def workspace(
+    where: Layout, n: int, batch: int, size: int, like: Tensor, bf16: bool = False
+) -> Workspace:
     """Make the buffers for `n` tasks and `batch` images of `size` pixels a side."""
     theta, g = (like.new_zeros(n, sum(where.sizes)) for _ in range(2))
     views, grads = (
-        dict(zip(where.names, t.split(where.sizes, 1), strict=True)) for t in (theta, g)
+        dict(zip(where.names, torch.split(t, where.sizes, 1), strict=True))
+        for t in (theta, g)
     )
     blocks, links = [], []
     h = size
@@ -253,14 +261,15 @@ def workspace(where: Layout, n: int, batch: int, size: int, like: Tensor) -> Wor
         else:
             y = like.new_empty(n, batch, h, h, WIDTH)
         names = (f"convolutions.{i}.weight", f"norms.{i}.weight", f"norms.{i}.bias")
-        own = [v[name].view(n, -1, WIDTH) for v in (views, grads) for name in names]
-        z, g_, spare = (like.new_empty(n, batch * h * h, WIDTH) for _ in range(3))
-        blocks.append(Block(*own, z, y, g_, spare))
+        weights = [v[name].view(n, -1, WIDTH) for v in (views, grads) for name in names]
+        z, y_g, spare = (like.new_empty(n, batch * h * h, WIDTH) for _ in range(3))
+        buffers = [*weights, z, y, y_g, spare]
+        blocks.append(Block(*buffers))
     ways = where.shapes[-1].numel()
     out = [v["out.weight"].view(n, ways, -1) for v in (views, grads)]
     bias = [v["out.bias"].view(n, 1, ways) for v in (views, grads)]
     return Workspace(
-        theta, g, tuple(blocks), tuple(links), out[0], bias[0], out[1], bias[1]
+        bf16, theta, g, tuple(blocks), tuple(links), out[0], bias[0], out[1], bias[1]
     )
 
 
@@ -282,12 +291,14 @@ def _link(n: int, batch: int, h: int, like: Tensor) -> tuple[Tensor, Link]:
     return y, Link(windows(padded), patches, patches_g, padded_g, y_g, shifts)
 
 
-def products(a: Tensor, b: Tensor, out: Tensor) -> Tensor:
+def products(a: Tensor, b: Tensor, out: Tensor, bf16: bool = False) -> Tensor:
     """Multiply n pairs of matrices into `out`; on a CPU, keep all cores at work.
 
     The library gives each core whole products. Those that are left over after the last
     full round are better shared among the cores one at a time.
     """
+    if bf16:
+        return out.copy_(torch.bmm(a.bfloat16(), b.bfloat16()))
     n = a.shape[0]
     rest = n % torch.get_num_threads() if a.device.type == "cpu" else 0
     if rest == 0:
@@ -311,14 +322,14 @@ def gradient(space: Workspace, patches: Tensor, y: Tensor, eps: float = 1e-3) ->
     Returns:
         [n]: the loss of each task.
     """
-    n, batch = y.shape
+    batch = y.shape[1]
     blocks, links = space.blocks, space.links
 
     a = patches.flatten(1, 2)
     inputs, roots = [], []
     for i, block in enumerate(blocks):
         inputs.append(a)
-        z = products(a, block.weight, block.z)
+        z = products(a, block.weight, block.z, space.bf16)
         share = 1 / z.shape[1]  # a float: dividing by an int costs a conversion
         z.sub_(z.sum(1, keepdim=True).mul_(share))
         square = torch.mul(z, z, out=block.spare)
@@ -352,10 +363,10 @@ def gradient(space: Workspace, patches: Tensor, y: Tensor, eps: float = 1e-3) ->
         g.addcmul_(z, (block.scale_g * root).mul_(-share))
         slope = root.mul_(block.scale)
         torch.addcmul((block.shift_g * slope).mul_(-share), g, slope, out=g)
-        products(inputs[i].mT, g, block.weight_g)
+        products(inputs[i].mT, g, block.weight_g, space.bf16)
         if i > 0:
             link = links[i - 1]
-            products(g, block.weight.mT, link.patches_g)
+            products(g, block.weight.mT, link.patches_g, space.bf16)
             link.padded_g.zero_()
             for pixels, part in link.shifts:
                 pixels.add_(part)

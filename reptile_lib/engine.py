@@ -10,8 +10,9 @@ The last two take a gradient that is written out where there is one (`conv4_grad
 """
 
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from copy import deepcopy
 from functools import cache, partial
 from typing import Literal, NamedTuple, TypeVar
@@ -30,16 +31,39 @@ _T = TypeVar("_T")
 Engine = Literal["auto", "serial", "threads", "stacked"]
 """How tasks are spread; a learner resolves "auto"."""
 
+Precision = Literal["float32", "tf32", "bf16"]
+"""How matrices are multiplied; everything else keeps the parameters' own precision.
+
+"tf32" rounds the factors to 10 bits of mantissa (CUDA only); "bf16" rounds factors and
+products to 7.
+"""
+
 GROUP = 16  # tasks that a CPU stacks at a time: bounds memory
 
 Loss = Callable[[Tensor, Batch], Tensor]
 """loss(theta [P], batch) -> scalar."""
 
 
+@contextmanager
+def precise(precision: Precision) -> Iterator[None]:
+    """Multiply float32 matrices on CUDA in this precision, as long as it is open."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
+    try:
+        with torch.backends.cudnn.flags(allow_tf32=precision == "tf32"):
+            yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
 def make_loss(
-    model: nn.Module, criterion: Callable[[Tensor, Tensor], Tensor]
+    model: nn.Module,
+    criterion: Callable[[Tensor, Tensor], Tensor],
+    precision: Precision = "float32",
 ) -> tuple[Loss, Callable[[Tensor, Tensor], Tensor]]:
     """Turn a module into `loss(theta, batch)` and `forward(theta, x)` on flat vectors.
+
+    "tf32" is a setting of the whole process: open `precise` around their use.
 
     `functional_call` lends the module its parameters for the time of a call, so
     threads must not share one module: each gets its own copy.
@@ -49,14 +73,15 @@ def make_loss(
     def forward(theta: Tensor, x: Tensor) -> Tensor:
         if not hasattr(copies, "model"):
             copies.model = deepcopy(model)
-        outputs: Tensor = functional_call(copies.model, unravel(theta, where), (x,))
-        return outputs
+        with torch.autocast(theta.device.type, torch.bfloat16, precision == "bf16"):
+            outputs: Tensor = functional_call(copies.model, unravel(theta, where), (x,))
+        return outputs.to(theta.dtype)
 
     def loss(theta: Tensor, batch: Batch) -> Tensor:
         return criterion(forward(theta, batch.x), batch.y)
 
     if conv4_gradient.applies(model, criterion):
-        return Conv4Loss(loss, where), forward
+        return Conv4Loss(loss, where, bf16=precision == "bf16"), forward
     return loss, forward
 
 
@@ -153,7 +178,8 @@ def adapt(
     if isinstance(loss, Conv4Loss) and engine != "serial" and not differentiable:
         return _written(loss, phi, support, order, inner, state, engine)
     theta, start = _expand(phi, state, inner, len(order))
-    if differentiable or engine == "stacked":
+    # A stack of one is slower than a task on its own.
+    if differentiable or (engine == "stacked" and len(order) > 1):
         return _stacked(loss, theta, start, support, order, inner, differentiable)
 
     def one(i: int) -> Adapted:
@@ -200,10 +226,11 @@ def _written(
         return Adapted(*loss.adapt(theta[rows], own, examples, order[rows], inner))
 
     spread: Engine = "threads" if size == 1 else "serial"
-    theta, states, losses = _joined(torch.cat, _each_task(some, -(-n // size), spread))
-    if outside:
-        theta, states = loss.leave(theta, states)
-    return Adapted(theta, states, losses)
+    adapted = _joined(torch.cat, _each_task(some, -(-n // size), spread))
+    if not outside:
+        return adapted
+    found, states = loss.leave(adapted.theta, adapted.state)
+    return Adapted(found, states or {}, adapted.losses)
 
 
 def _stacked(

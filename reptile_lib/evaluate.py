@@ -16,11 +16,19 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor, nn
 
-from reptile_lib.engine import Engine, adapt, make_loss, map_tasks
+from reptile_lib.engine import (
+    Engine,
+    Precision,
+    adapt,
+    make_loss,
+    map_tasks,
+    precise,
+)
 from reptile_lib.errors import UserError
 from reptile_lib.inner import Batch, InnerOptimizer, Moments, State
 from reptile_lib.rng import TEST, draws
 from reptile_lib.tasks import Episodes, FewShotTasks, Tasks
+from reptile_lib.workers import gather, share, world
 
 CHUNK = 100  # tasks held in memory at a time
 
@@ -33,6 +41,7 @@ class Learner(Protocol):
     inner_batch: int | None
     moments: Moments
     engine: Engine
+    precision: Precision
 
     @property
     def criterion(self) -> Callable[[Tensor, Tensor], Tensor]:
@@ -113,6 +122,9 @@ def evaluate(
 ) -> Evaluation:
     """Adapt φ to `count` tasks, one by one from the same start, and score the queries.
 
+    Several processes (`workers`) share the tasks and get the same answer; then all of
+    them must call.
+
     Args:
         learner: the meta-learner; it is not changed.
         tasks: few-shot tasks, usually of classes that training never saw.
@@ -129,7 +141,7 @@ def evaluate(
         UserError: the model does not fit the tasks' images or ways, `count` is below
             one, or tasks diverge.
     """
-    loss, forward = make_loss(learner.model, learner.criterion)
+    loss, forward = make_loss(learner.model, learner.criterion, learner.precision)
     check_ways(forward, learner.phi, tasks)
     if inner_batch is None:
         size = tasks.ways * tasks.shots
@@ -141,22 +153,24 @@ def evaluate(
         hits = torch.stack([together, torch.stack(alone)]).argmax(-1) == query_y
         return hits.double().mean(1)  # [2]: both protocols
 
-    scores = []
-    for (support, order, query), state in _chunks(
-        learner, tasks, inner_steps, inner_batch, count, seed, stream, moments
-    ):
-        adapted = adapt(
-            loss, learner.phi, support, order, learner.inner, state, learner.engine
-        )
-        if bad := (~adapted.theta.isfinite().all(1)).sum().item():
-            raise UserError(
-                f"{bad} of {len(order)} tasks diverged in {inner_steps} inner steps;"
-                f" lower the inner learning rate (now {learner.inner.lr})"
+    mine, scores = share(count, world()), [torch.empty(0, 3, dtype=torch.float64)]
+    with precise(learner.precision):
+        for (support, order, query), state in _chunks(
+            learner, tasks, inner_steps, inner_batch, count, mine, seed, stream, moments
+        ):
+            theta, _, _ = adapt(
+                loss, learner.phi, support, order, learner.inner, state, learner.engine
             )
-        scores.append(
-            map_tasks(one, learner.engine, adapted.theta, support.x, *query).cpu()
+            hits = map_tasks(one, learner.engine, theta, support.x, *query)
+            bad = ~theta.isfinite().all(1, keepdim=True)
+            scores.append(torch.cat([hits, bad], 1).cpu())
+    *protocols, diverged = gather(torch.cat(scores)).unbind(1)
+    if bad_tasks := int(diverged.sum().item()):
+        raise UserError(
+            f"{bad_tasks} of {count} tasks diverged in {inner_steps} inner steps;"
+            f" lower the inner learning rate (now {learner.inner.lr})"
         )
-    return Evaluation(*map(Score, torch.cat(scores).unbind(1)))
+    return Evaluation(*map(Score, protocols))
 
 
 def adaptation_curve(
@@ -176,7 +190,7 @@ def adaptation_curve(
     Returns:
         float64 [count, k + 1] on the CPU.
     """
-    loss, _ = make_loss(learner.model, learner.criterion)
+    loss, _ = make_loss(learner.model, learner.criterion, learner.precision)
 
     def query_loss(theta: Tensor, query: Batch) -> Tensor:
         return map_tasks(
@@ -185,7 +199,15 @@ def adaptation_curve(
 
     curves = []
     for (support, order, query), state in _chunks(
-        learner, tasks, inner_steps, inner_batch, count, seed, TEST, moments
+        learner,
+        tasks,
+        inner_steps,
+        inner_batch,
+        count,
+        range(count),
+        seed,
+        TEST,
+        moments,
     ):
         theta = learner.phi.expand(len(order), -1)
         losses = [query_loss(theta, query)]
@@ -210,11 +232,12 @@ def _chunks(
     inner_steps: int,
     inner_batch: int | None,
     count: int,
+    mine: range,
     seed: int,
     stream: int,
     moments: Moments | None,
 ) -> Iterator[tuple[Episodes, State | None]]:
-    """Sample `count` tasks in pieces, each with the inner state to start from."""
+    """Sample tasks `mine` of `count` in pieces, each with the state to start from."""
     if count < 1 or inner_steps < 0:
         raise UserError(
             f"count = {count}, inner_steps = {inner_steps}; give at least 1 task and"
@@ -223,8 +246,8 @@ def _chunks(
     carried = (moments or learner.moments) == "carry"
     device = learner.phi.device
     tasks = tasks.to(device)
-    for first in range(0, count, CHUNK):
-        chunk = range(first, min(first + CHUNK, count))
+    for first in range(0, len(mine), CHUNK):
+        chunk = mine[first : first + CHUNK]
         chosen = draws(seed, stream, range(1), chunk, device)
         yield (
             tasks.sample(chosen, inner_steps, inner_batch),

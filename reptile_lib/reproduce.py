@@ -10,28 +10,60 @@ One training run a seed serves 1-shot and 5-shot and both protocols. It leaves
 
 import shutil
 import time
+from collections.abc import Callable
 from pathlib import Path
 from statistics import mean, stdev
-from typing import Literal
+from typing import Any, Literal
 
 import torch
+from torch import nn
+from torch.nn import functional as F
 
 from reptile_lib import results, runs
 from reptile_lib.errors import UserError
+from reptile_lib.evaluate import adaptation_curve
 from reptile_lib.files import written_whole
-from reptile_lib.tasks import FewShotTasks
+from reptile_lib.inner import Moments, sgd
+from reptile_lib.meta import linear
+from reptile_lib.models import mlp
+from reptile_lib.tasks import FewShotTasks, Sine
+from reptile_lib.train import MetaLearner, Reptile
+from reptile_lib.workers import first_alone, say, world
 
 Budget = Literal["full", "short"]
 
+# Glyphs have no published row to follow; a tenth of Omniglot's training is enough.
 ROWS: dict[str, runs.Config] = {
-    "glyphs-5way": {"data": "glyphs"},
+    "glyphs-5way": {"data": "glyphs", "meta_steps": 10_000},
     "omniglot-5way": {"data": "omniglot"},
     "omniglot-20way": {"data": "omniglot", "ways": 20},
+    "sine": {},
+}
+# The study of what becomes of Adam's moments trains once more, forgetting them.
+ROWS |= {
+    f"{row}-reset": ROWS[row] | {"moments": "reset"}
+    for row in ("glyphs-5way", "omniglot-5way")
 }
 BUDGETS: dict[Budget, runs.Config] = {
     "full": {"eval_tasks": 10_000},
     "short": {"eval_tasks": 1_000, "meta_steps": 1_000},
 }
+# One task a meta-step; the network, the range of tasks and 32 steps on 10 points are
+# those of Nichol et al. 2018, section 4.1; the rest is ours.
+SINE: runs.Config = {
+    "sizes": [1, 64, 64, 1],
+    "train_points": 50,
+    "inner_steps": 10,
+    "inner_batch": 10,
+    "lr": 0.02,
+    "meta_batch": 1,
+    "meta_steps": 30_000,
+    "epsilon": 1.0,
+    "epsilon_final": 0.0,
+    "points": 10,
+    "eval_steps": 32,
+}
+SINE_SHOWN = (0, 1, 8, 32)  # inner steps after which the loss is recorded
 SHOTS = (1, 5)
 NOTE = (
     "New classes, 50 inner steps. A row that ends in `-short` trains for 1,000"
@@ -66,65 +98,173 @@ def reproduce(
     """Train, evaluate and record one seed of a row; a stopped run is continued.
 
     A short budget is a row of its own, `<row>-short`: its numbers are not the paper's.
+    It is also scored with the other choice of `moments` in evaluation.
 
     Raises:
         UserError: there is no such row, it is recorded already, or training failed.
     """
+    config = settings(row, budget) | {"seed": seed}
+    name = row if budget == "full" else f"{row}-{budget}"
+    measure: Callable[..., tuple[MetaLearner, results.Record]]
+    measure = _sine if row == "sine" else _few_shot
+    path, run = folder / name / f"seed-{seed}.json", folder / name / f"run-{seed}"
+    first_alone(lambda: _refuse_recorded(path, config))
+
+    learner, measured = measure(
+        config, run, name, switched=budget == "short", device=device, progress=progress
+    )
+    record = {
+        "row": name,
+        "seed": seed,
+        "config": config,
+        **measured,
+        "train_seconds": learner.history[-1]["seconds"],
+        "inner_steps": config["meta_steps"]
+        * config["meta_batch"]
+        * config["inner_steps"],
+        "peak_memory_mb": peak_memory_mb(learner.phi.device),
+        "processes": world().size,
+        **results.circumstances(learner.phi.device),
+        "command": f"python -m reptile_lib reproduce {row} --seeds {seed}"
+        f" --budget {budget}",
+    }
+
+    def write() -> None:
+        shutil.copyfile(run / runs.CHECKPOINT, path.with_suffix(".safetensors"))
+        results.write(path, record)
+        shutil.rmtree(run)
+        write_headline(folder)
+
+    first_alone(write)
+    return record
+
+
+def settings(row: str, budget: Budget) -> runs.Config:
+    """Return the settings of a row, without a seed.
+
+    Raises:
+        UserError: there is no such row.
+    """
     if row not in ROWS:
         raise UserError(f"unknown row {row!r}; choose one of {', '.join(ROWS)}")
-    config = runs.complete(ROWS[row] | BUDGETS[budget] | {"seed": seed})
-    name = row if budget == "full" else f"{row}-{budget}"
-    path = folder / name / f"seed-{seed}.json"
-    if path.exists():
-        raise UserError(f"{path} is recorded already; delete it to run it again")
+    given = ROWS[row] | BUDGETS[budget]
+    return SINE | given if row == "sine" else runs.complete(given)
 
-    run = folder / name / f"run-{seed}"
+
+def _refuse_recorded(path: Path, config: runs.Config) -> None:
+    if not path.exists():
+        return
+    (found,) = [r for r in results.read(path.parent) if r.get("seed") == config["seed"]]
+    for name, value in config.items():
+        if (old := found["config"].get(name)) != value:
+            raise UserError(
+                f"{path} is of another configuration: {name} was {old} and is now"
+                f" {value}; delete it, or record into another folder (--results)"
+            )
+    raise UserError(f"{path} is recorded already; delete it to run it again")
+
+
+def _few_shot(
+    config: runs.Config,
+    run: Path,
+    name: str,
+    *,
+    switched: bool,
+    device: str,
+    progress: bool,
+) -> tuple[MetaLearner, results.Record]:
+    """Train in the folder `run` and score both shots; `switched`, both moments too."""
     data = runs.load_data(config)
     learner, _ = runs.train(
         config,
         data,
         run,
         device=device,
-        resume=(run / runs.CHECKPOINT).exists(),
+        resume="if there",
         checkpoint_every=1_000,
         progress=progress,
     )
     began = time.perf_counter()
-    metrics = {}
-    for shots in SHOTS:
-        tasks = FewShotTasks(data.test, config["ways"], shots)
-        scores = runs.score(learner, config, tasks)
-        metrics[f"{shots}-shot"] = scores.as_dict()
-        print(f"{name}, seed {seed}, {shots}-shot\n{scores}")
-    evaluate_seconds = time.perf_counter() - began
 
-    record = {
-        "row": name,
-        "seed": seed,
-        "config": config,
+    def scores(moments: Moments) -> dict[str, Any]:
+        found = {}
+        for shots in SHOTS:
+            tasks = FewShotTasks(data.test, config["ways"], shots)
+            score = runs.score(learner, config, tasks, moments=moments)
+            found[f"{shots}-shot"] = score.as_dict()
+            say(f"{name}, seed {config['seed']}, {shots}-shot, {moments}\n{score}")
+        return found
+
+    trained: Moments = config["moments"]
+    record = {"metrics": scores(trained)}
+    if switched:
+        other: Moments = "reset" if trained == "carry" else "carry"
+        record["metrics_switched_moments"] = scores(other)
+    return learner, record | {"evaluate_seconds": time.perf_counter() - began}
+
+
+def _sine(
+    config: runs.Config,
+    run: Path,
+    name: str,
+    *,
+    switched: bool,
+    device: str,
+    progress: bool,
+) -> tuple[MetaLearner, results.Record]:
+    """Train on sine waves and measure the loss after some inner steps."""
+    learner = Reptile(
+        mlp(*config["sizes"], activation=nn.Tanh, seed=config["seed"]),
+        inner=sgd(config["lr"]),
+        inner_steps=config["inner_steps"],
+        inner_batch=config["inner_batch"],
+        criterion=F.mse_loss,
+        device="cpu" if device == "auto" else device,  # a small network gains nothing
+    )
+    learner.fit(
+        Sine(points=config["train_points"]),
+        meta_steps=config["meta_steps"],
+        meta_batch=config["meta_batch"],
+        epsilon=linear(config["epsilon"], config["epsilon_final"]),
+        seed=config["seed"],
+        checkpoint_to=run / runs.CHECKPOINT,
+        config=config,
+        progress=progress,
+    )
+    began = time.perf_counter()
+    curves = adaptation_curve(
+        learner,
+        Sine(points=config["points"]),
+        inner_steps=config["eval_steps"],
+        count=config["eval_tasks"],
+        seed=config["seed"],
+    )
+    metrics = {}
+    for steps in SINE_SHOWN:
+        loss = curves[:, steps]
+        ci95 = 1.96 * loss.std().item() / len(loss) ** 0.5
+        metrics[f"{steps}-steps"] = {
+            "loss": loss.mean().item(),
+            "ci95": ci95,
+            "tasks": len(loss),
+        }
+        say(f"{name}, seed {config['seed']}, {steps} steps: {loss.mean():.3f}")
+    return learner, {
         "metrics": metrics,
-        "train_seconds": learner.history[-1]["seconds"],
-        "evaluate_seconds": evaluate_seconds,
-        "inner_steps": config["meta_steps"]
-        * config["meta_batch"]
-        * config["inner_steps"],
-        "peak_memory_mb": peak_memory_mb(learner.phi.device),
-        **results.circumstances(learner.phi.device),
-        "command": f"python -m reptile_lib reproduce {row} --seeds {seed}"
-        f" --budget {budget}",
+        "evaluate_seconds": time.perf_counter() - began,
     }
-    phi = path.with_suffix(".safetensors")
-    shutil.copyfile(run / runs.CHECKPOINT, phi)
-    results.write(path, record)
-    shutil.rmtree(run)
-    write_headline(folder)
-    return record
 
 
 def write_headline(folder: Path) -> None:
     """Write `headline.md`, the table of all recorded rows that the preface shows."""
     with written_whole(folder / "headline.md") as temporary:
         temporary.write_text(headline(folder), encoding="utf-8")
+
+
+def rows_of(folder: Path) -> list[str]:
+    """Return the few-shot rows that the headline table shows, recorded or not."""
+    shown = [row for row in ROWS if row != "sine" and not row.endswith("-reset")]
+    return [name for row in shown for name in (row, f"{row}-short")]
 
 
 def headline(folder: Path) -> str:
@@ -136,8 +276,7 @@ def headline(folder: Path) -> str:
         "| row | shots | protocol | measured, % | published, % | seeds | minutes |",
         "|---|---|---|---|---|---|---|",
     ]
-    rows = [name for row in ROWS for name in (row, f"{row}-short")]
-    for row in rows:
+    for row in rows_of(folder):
         records = results.read(folder / row)
         for shots in SHOTS if records else ():
             for protocol in ("transductive", "non_transductive"):

@@ -7,7 +7,7 @@ openai/supervised-reptile); they depend on the number of ways.
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from reptile_lib import checkpoint
 from reptile_lib.data import load
@@ -20,9 +20,13 @@ from reptile_lib.models import conv4
 from reptile_lib.rng import TEST, VALIDATE
 from reptile_lib.tasks import FewShotTasks
 from reptile_lib.train import MetaLearner, Reptile
+from reptile_lib.workers import first_alone
 
 Config = dict[str, Any]
 """Settings of a run by name; JSON values only."""
+
+Resume = Literal["never", "always", "if there"]
+"""Whether a run goes on from the checkpoint in its folder."""
 
 CHECKPOINT = "checkpoint.safetensors"
 VALIDATION_TASKS = 200
@@ -42,7 +46,10 @@ TRAINING: Config = {
     "meta_batch": 5,
     "epsilon": 1.0,
     "epsilon_final": 0.0,
+    "precision": "float32",
 }
+# Settings that older checkpoints lack, with what was done before there was a choice.
+LATER: Config = {"precision": "float32"}
 EVALUATION: Config = {
     "shots": 1,
     "eval_steps": 50,
@@ -90,6 +97,7 @@ def build(config: Config, device: str) -> MetaLearner:
         inner_steps=config["inner_steps"],
         inner_batch=config["inner_batch"],
         moments=config["moments"],
+        precision=config["precision"],
         device=device,
     )
 
@@ -107,16 +115,26 @@ def reopen(folder: Path, device: str, **overrides: Any) -> tuple[MetaLearner, Co
     """
     path = folder / CHECKPOINT if folder.is_dir() else folder
     given = {name: value for name, value in overrides.items() if value is not None}
-    config = checkpoint.load(path).metadata["config"]
-    if missing := [name for name in TRAINING | EVALUATION if name not in config]:
+    config = settings(path) | given
+    learner = build(config, device)
+    learner.restore(path)
+    return learner, config
+
+
+def settings(path: Path) -> Config:
+    """Read the settings that a run keeps in its checkpoint.
+
+    Raises:
+        UserError: there is no checkpoint, it is damaged, or it is not of such a run.
+    """
+    found: Config = checkpoint.load(path).metadata["config"]
+    absent = [name for name in TRAINING | EVALUATION if name not in found]
+    if missing := [name for name in absent if name not in LATER]:
         raise UserError(
             f"{path} does not say how it was trained ({missing[0]} is missing); restore"
             " it from Python, into the learner that wrote it"
         )
-    config |= given
-    learner = build(config, device)
-    learner.restore(path)
-    return learner, config
+    return {name: LATER[name] for name in absent} | found
 
 
 def train(
@@ -125,35 +143,41 @@ def train(
     folder: Path,
     *,
     device: str = "auto",
-    resume: bool = False,
+    resume: Resume = "never",
     checkpoint_every: int = 0,
     validate_every: int = 0,
     progress: bool = False,
 ) -> tuple[MetaLearner, int]:
     """Train in `folder`, from the beginning or from its checkpoint.
 
+    Of several processes, the first alone reads and writes the folder.
+
     Returns:
         the learner, and the meta-step it started from.
 
     Raises:
-        UserError: the folder holds a run although `resume` is false, or none although
-            it is true; the run in it has other settings; or as `MetaLearner.fit`.
+        UserError: the folder holds a run although `resume` is "never", or none although
+            it is "always"; the run in it has other settings; or as `MetaLearner.fit`.
     """
     path = folder / CHECKPOINT
-    if path.exists() and not resume:
-        raise UserError(
-            f"{folder} already holds a run; continue it with --resume, or name"
-            " another folder"
-        )
+    learner = build(config, device)
+
+    def open_folder() -> None:
+        if path.exists() and resume == "never":
+            raise UserError(
+                f"{folder} already holds a run; continue it with --resume, or name"
+                " another folder"
+            )
+        if resume == "always" or (resume == "if there" and path.exists()):
+            _same(config, settings(path))
+            learner.restore(path)
+
+    first_alone(open_folder)
+    learner.agree()
     tasks = FewShotTasks(data.train.rotated(), config["ways"], config["train_shots"])
     validate = _validation(config, data, validate_every) if validate_every else None
-    if resume:
-        learner, found = reopen(folder, device)
-        _same(config, found)
-    else:
-        learner = build(config, device)
     start_step = learner.state.meta_step
-    if not resume or start_step < config["meta_steps"]:
+    if start_step == 0 or start_step < config["meta_steps"]:
         learner.fit(
             tasks,
             meta_steps=config["meta_steps"],

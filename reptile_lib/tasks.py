@@ -1,11 +1,12 @@
 """What a task is, and the task distributions of the book.
 
 A distribution has one method, `sample`: given who the tasks are, it returns their data
-as stacked tensors on its device. Sine waves, quadratic bowls and few-shot
-classification are here; any object with such a method will do.
+as stacked tensors on its device. Sine waves and few-shot classification are here,
+quadratic bowls in `quadratics`; any object with such a method will do.
 """
 
 import math
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import NamedTuple, Protocol
 
@@ -53,6 +54,31 @@ class Tasks(Protocol):
         `inner_batch` examples a minibatch; None means all of them (full batch).
         """
         ...
+
+
+def in_parts(
+    sample: Callable[[range, range], Episodes], steps: range, tasks: range, at_most: int
+) -> Iterator[Iterator[Episodes]]:
+    """Draw the tasks of many meta-steps, holding at most `at_most` of them at a time.
+
+    Args:
+        sample: sample(steps, tasks) -> the tasks of these meta-steps, step by step.
+        steps: meta-steps.
+        tasks: numbers of the tasks within a meta-step.
+        at_most: how many tasks to draw at once.
+
+    Yields:
+        for each meta-step, its tasks in parts.
+    """
+    n = len(tasks)
+    if n * len(steps) <= at_most:
+        episodes = sample(steps, tasks)
+        for i in range(len(steps)):
+            yield iter([episodes.part(slice(i * n, (i + 1) * n))])
+        return
+    for step in steps:
+        some = (tasks[i : i + at_most] for i in range(0, n, at_most))
+        yield (sample(range(step, step + 1), few) for few in some)
 
 
 def minibatch_order(
@@ -111,41 +137,6 @@ class Sine:
             for x in (support_x, query_x)
         )
         return Episodes(support, order, query)
-
-
-@dataclass(frozen=True)
-class Quadratics:
-    """Quadratic bowls L_τ(θ) = ½ (θ − w_τ)ᵀ H_τ (θ − w_τ): tasks with exact solutions.
-
-    A task has one "example", x = H_τ and y = w_τ, for `quadratic_loss` to read.
-
-    Args:
-        H: [T, d, d], symmetric, one a task.
-        w: [T, d], the minimisers.
-    """
-
-    H: Tensor
-    w: Tensor
-
-    def __post_init__(self) -> None:
-        """Raise UserError if the shapes do not fit."""
-        if self.H.shape != (*self.w.shape, self.w.shape[-1]):
-            raise UserError(
-                f"H has shape {list(self.H.shape)} and w {list(self.w.shape)};"
-                " give H [T, d, d] and w [T, d]"
-            )
-
-    def to(self, device: torch.device) -> "Quadratics":
-        """Return the bowls on `device`."""
-        return Quadratics(self.H.to(device), self.w.to(device))
-
-    def sample(
-        self, draws: Draws, inner_steps: int, inner_batch: int | None
-    ) -> Episodes:
-        """Return bowls drawn with equal chances: x [m, 1, d, d], y [m, 1, d]."""
-        which = (draws.uniform(0, 1) * len(self.w)).long()
-        bowls = Batch(self.H[which], self.w[which])
-        return Episodes(bowls, minibatch_order(draws, 1, 1, inner_steps, None), bowls)
 
 
 def quadratic_loss(theta: Tensor, batch: Batch) -> Tensor:

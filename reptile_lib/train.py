@@ -11,7 +11,7 @@ device, and looks at the result once per chunk.
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -24,15 +24,24 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from reptile_lib import checkpoint
+from reptile_lib.capture import captured
 from reptile_lib.conv4_gradient import Conv4Loss
-from reptile_lib.engine import Engine, Loss, choose_engine, make_loss
+from reptile_lib.engine import (
+    Engine,
+    Loss,
+    Precision,
+    choose_engine,
+    make_loss,
+    precise,
+)
 from reptile_lib.errors import UserError
 from reptile_lib.evaluate import check_ways
 from reptile_lib.inner import InnerOptimizer, Moments, State
+from reptile_lib.machine import find_device, out_of_memory, uninterrupted
 from reptile_lib.meta import Rule, Schedule, fomaml, joint, maml, reptile
 from reptile_lib.params import interpolate, layout, ravel
 from reptile_lib.rng import TRAIN, draws
-from reptile_lib.tasks import Episodes, FewShotTasks, Tasks
+from reptile_lib.tasks import Episodes, FewShotTasks, Tasks, in_parts
 from reptile_lib.workers import (
     Piece,
     World,
@@ -46,6 +55,22 @@ from reptile_lib.workers import (
 
 CHUNK = 256  # tasks held at a time: bounds memory, and how late a NaN is noticed
 HISTORY_ROWS = 200  # about as many rows as a history has
+
+
+CAPTURED = {"cuda"}  # device types whose meta-steps are recorded as graphs
+
+
+@dataclass(frozen=True)
+class Run:
+    """What the meta-steps of one `fit` have in common."""
+
+    loss: Loss
+    rule: Rule
+    tasks: Tasks
+    meta_steps: int
+    meta_batch: int
+    epsilon: Schedule
+    seed: int
 
 
 class MetaState(NamedTuple):
@@ -76,6 +101,7 @@ class MetaLearner:
             the authors' code does one task after the other; "reset" forgets it.
         device: "auto" takes a CUDA device where there is one.
         engine: how tasks are spread, see `engine`; "auto" picks.
+        precision: how matrices are multiplied, see `engine.Precision`.
     """
 
     model: nn.Module
@@ -87,6 +113,7 @@ class MetaLearner:
     moments: Moments = "carry"
     device: str | torch.device = "auto"
     engine: Engine = "auto"
+    precision: Precision = "float32"
     state: MetaState = field(init=False, repr=False)
     history: list[dict[str, float]] = field(init=False, repr=False)
 
@@ -112,6 +139,11 @@ class MetaLearner:
                 )
         self.device = find_device(self.device)
         self.model = self.model.to(self.device)
+        if self.precision == "tf32" and self.device.type != "cuda":
+            raise UserError(
+                f'precision = "tf32" on {self.device}: only CUDA devices have it; take'
+                ' "float32" or "bf16"'
+            )
         if self.inner.full_batch:
             self.inner_batch = None
         if self.engine == "auto":
@@ -167,7 +199,7 @@ class MetaLearner:
             UserError: settings do not fit, the loss became NaN or infinite (φ is then
                 as before), or a checkpoint cannot be written.
         """
-        here = self._agree()
+        here = self.agree()
         if meta_batch < 1 or meta_steps <= self.state.meta_step:
             raise UserError(
                 f"meta_batch = {meta_batch}, meta_steps = {meta_steps} with"
@@ -178,10 +210,12 @@ class MetaLearner:
                 f"meta_batch = {meta_batch} for {here.size} processes; start at most a"
                 " process a task"
             )
-        loss, forward = make_loss(self.model, self.criterion)
+        loss, forward = make_loss(self.model, self.criterion, self.precision)
         if isinstance(tasks, FewShotTasks):
             check_ways(forward, self.phi, tasks)
+        rule = captured(self.rule) if self.phi.device.type in CAPTURED else self.rule
         tasks = tasks.to(self.phi.device)
+        run = Run(loss, rule, tasks, meta_steps, meta_batch, epsilon, seed)
         every = [max(1, meta_steps // HISTORY_ROWS), validate_every, checkpoint_every]
 
         def write_checkpoint() -> None:
@@ -202,19 +236,11 @@ class MetaLearner:
         )
         losses: list[float] = []
         try:
-            with bar:
+            with bar, precise(self.precision):
                 while (start := self.state.meta_step) < meta_steps:
                     ends = [(start // n + 1) * n for n in every if n]
                     stop = min(start + max(1, CHUNK // meta_batch), meta_steps, *ends)
-                    losses += self._steps(
-                        loss,
-                        tasks,
-                        range(start, stop),
-                        meta_steps,
-                        meta_batch,
-                        epsilon,
-                        seed,
-                    )
+                    losses += self._steps(run, range(start, stop))
                     bar.update(stop - start)
                     if stop not in (meta_steps, *ends):
                         continue
@@ -235,33 +261,37 @@ class MetaLearner:
                         write_checkpoint()
         except KeyboardInterrupt:
             if checkpoint_to and here.rank == 0:  # the others may be gone
-                self.save(checkpoint_to, config)
+                with uninterrupted():
+                    self.save(checkpoint_to, config)
             raise
+        except (RuntimeError, MemoryError) as error:
+            if not out_of_memory(error):
+                raise
+            raise UserError(
+                f"meta_batch = {meta_batch}, inner_batch = {self.inner_batch}: too"
+                " little memory for the tasks that are held at a time; lower one of"
+                ' them, or take engine = "threads", which holds fewer tasks at once'
+            ) from error
 
-    def _steps(
-        self,
-        loss: Loss,
-        tasks: Tasks,
-        steps: range,
-        meta_steps: int,
-        meta_batch: int,
-        epsilon: Schedule,
-        seed: int,
-    ) -> list[float]:
+    def _steps(self, run: Run, steps: range) -> list[float]:
         """Do some meta-steps without waiting for the device; return their losses."""
-        before = self.state
-        work = self._work(meta_batch)
-        mine = share(meta_batch, world())
+        loss, before = run.loss, self.state
+        work = self._work(run.meta_batch)
+        mine = share(run.meta_batch, world())
         if work:
             mine = range(work[0].task, work[-1].task + 1)
         phi, state, done = before
         if isinstance(loss, Conv4Loss):
             loss, phi, state = loss.enter(phi, state)
         losses = []
+
+        def sample(steps: range, some: range) -> Episodes:
+            who = draws(run.seed, TRAIN, steps, some, phi.device)
+            return run.tasks.sample(who, self.inner_steps, self.inner_batch)
+
+        drawn = in_parts(sample, steps, mine, CHUNK)
         try:
-            for step, parts in zip(
-                steps, self._sample(tasks, steps, mine, seed), strict=True
-            ):
+            for step, parts in zip(steps, drawn, strict=True):
                 carried = state if self.moments == "carry" else None
                 context = (self.inner, carried, self.engine)
                 if work:
@@ -269,12 +299,12 @@ class MetaLearner:
                     found = [(1, reptile_in_pieces(loss, phi, pieces, work, *context))]
                 else:
                     found = [
-                        (len(part.order), self.rule(loss, phi, part, *context))
+                        (len(part.order), run.rule(loss, phi, part, *context))
                         for part in parts
                     ]
-                target = mean_target(found, meta_batch)
+                target = mean_target(found, run.meta_batch)
                 phi, state, done = (
-                    interpolate(phi, target.phi, epsilon(step / meta_steps)),
+                    interpolate(phi, target.phi, run.epsilon(step / run.meta_steps)),
                     target.state,
                     step + 1,
                 )
@@ -308,26 +338,8 @@ class MetaLearner:
             return []
         return pieces(meta_batch, self.inner_steps, here)
 
-    def _sample(
-        self, tasks: Tasks, steps: range, mine: range, seed: int
-    ) -> Iterator[Iterator[Episodes]]:
-        """Draw the tasks `mine` of each meta-step, at most `CHUNK` at a time."""
-        k, b, device = self.inner_steps, self.inner_batch, self.phi.device
-        n = len(mine)
-        if n * len(steps) <= CHUNK:
-            episodes = tasks.sample(draws(seed, TRAIN, steps, mine, device), k, b)
-            for i in range(len(steps)):
-                yield iter([episodes.part(slice(i * n, (i + 1) * n))])
-            return
-        for step in steps:
-            some = (mine[i : i + CHUNK] for i in range(0, n, CHUNK))
-            now = range(step, step + 1)
-            yield (
-                tasks.sample(draws(seed, TRAIN, now, few, device), k, b) for few in some
-            )
-
-    def _agree(self) -> World:
-        """Let every process start from where the first stands."""
+    def agree(self) -> World:
+        """Put every process (`workers`) where the first stands; fit begins with it."""
         here = world()
         if here.size > 1:
             start: list[Any] = [self.state, self.history]
@@ -383,26 +395,3 @@ MAML = partial(MetaLearner, rule=maml)
 
 Joint = partial(MetaLearner, rule=joint)
 """Make a `MetaLearner` that follows `meta.joint`; ε is its learning rate."""
-
-
-def find_device(name: str | torch.device) -> torch.device:
-    """Resolve a device name; "auto" is CUDA where present, else the CPU.
-
-    Raises:
-        UserError: CUDA is asked for and absent, or there is no such device.
-    """
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-        known = device.type in ("cpu", "cuda")
-    except RuntimeError:
-        known = False
-    if not known:
-        raise UserError(f"cannot compute on device {name!r}; try auto, cpu or cuda")
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise UserError(
-            f"device {str(device)!r} was asked for, but torch finds no CUDA GPU;"
-            " use --device cpu, or auto"
-        )
-    return device

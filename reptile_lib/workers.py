@@ -11,6 +11,7 @@ order of summation.
 """
 
 import os
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
@@ -70,6 +71,69 @@ def joined(device: str) -> Iterator[str]:
         yield device
     finally:
         dist.destroy_process_group()
+
+
+def launch(
+    function: Callable[[list[str]], int],
+    arguments: list[str],
+    processes: int,
+    restarts: int = 3,
+) -> int:
+    """Call `function` in several processes of this machine, as torchrun would.
+
+    When a process dies, all are started again, at most `restarts` times.
+
+    Args:
+        function: importable; takes `arguments`, returns an exit status.
+        arguments: passed on.
+        processes: how many.
+        restarts: how often to start again.
+
+    Returns:
+        the largest exit status.
+
+    Raises:
+        UserError: a process died once more than `restarts` times.
+    """
+    from torch.distributed.elastic.multiprocessing.api import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    cores = len(os.sched_getaffinity(0))
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores // processes)))
+    config = LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=processes,
+        run_id=str(uuid.uuid4()),
+        rdzv_backend="c10d",
+        rdzv_endpoint="localhost:0",
+        max_restarts=restarts,
+        monitor_interval=0.5,
+        start_method="spawn",
+    )
+    try:
+        statuses = elastic_launch(config, function)(arguments)
+    except SignalException:  # handed on to the workers, which have saved their work
+        return 130
+    except ChildFailedError as error:
+        rank, died = next(iter(error.failures.items()))
+        raise UserError(
+            f"process {rank} died ({died.message}) and {restarts} new starts did"
+            " not help; go on from the last checkpoint with fewer --processes"
+        ) from error
+    return max(int(status) for status in statuses.values())
+
+
+def restarted() -> bool:
+    """Say whether torchrun started this process in the place of one that died."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+
+
+def say(text: str) -> None:
+    """Print, if this is the first process."""
+    if world().rank == 0:
+        print(text, flush=True)
 
 
 def share(count: int, world: World) -> range:
@@ -142,9 +206,8 @@ def reptile_in_pieces(
             message = torch.empty(phi.numel() + sum(v.numel() for v in one.values()))
             message = message.to(phi)
             dist.recv(message, rank + 1)
-            theta, *values = message.split(
-                [phi.numel(), *(v.numel() for v in one.values())]
-            )
+            sizes = [phi.numel(), *(v.numel() for v in one.values())]
+            theta, *values = torch.split(message, sizes)
             theta = theta[None]
             pairs = zip(one.items(), values, strict=True)
             start = {name: value.view_as(shape) for (name, shape), value in pairs}
@@ -196,7 +259,7 @@ def add_up(tensors: list[Tensor]) -> list[Tensor]:
     """Sum each tensor over all processes, in one message."""
     flat = torch.cat([t.reshape(-1) for t in tensors])
     dist.all_reduce(flat)
-    parts = flat.split([t.numel() for t in tensors])
+    parts = torch.split(flat, [t.numel() for t in tensors])
     return [part.view_as(t) for part, t in zip(parts, tensors, strict=True)]
 
 

@@ -18,6 +18,7 @@ SMALL = [
     *("--data", "glyphs", "--ways", "3", "--train-shots", "2", "--meta-batch", "2"),
     *("--inner-steps", "2", "--inner-batch", "3", "--device", "cpu", "--quiet"),
     *("--eval-steps", "2", "--eval-batch", "3", "--eval-tasks", "4"),
+    *("--processes", "1"),
 ]
 
 
@@ -91,8 +92,10 @@ def test_kill_and_resume_gives_the_same_phi_bit_for_bit(tmp_path):
         assert torch.equal(value, phi(killed)[name]), name
 
 
-def test_ctrl_c_saves_where_it_stands(tmp_path):
+@pytest.mark.parametrize("processes", [1, 2])
+def test_ctrl_c_saves_where_it_stands(processes, tmp_path):
     options = [*SMALL, "--meta-steps", 100_000, "--checkpoint-every", 0]
+    options += ["--processes", processes]
     process = start("train", *options, "--out", tmp_path)
     while not (tmp_path / CHECKPOINT).exists():  # of meta-step 0
         time.sleep(0.01)

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from reptile_lib import Batch, UserError, adam, adapt, conv4, gd, mlp, momentum, sgd
-from reptile_lib.engine import Engine, adapt, choose_engine, make_loss, map_tasks
-from reptile_lib.inner import Batch, InnerOptimizer, adam, gd, mean_state, momentum, sgd
+from reptile_lib.engine import Engine, choose_engine, make_loss, map_tasks
+from reptile_lib.inner import InnerOptimizer, mean_state
 from reptile_lib.params import interpolate, layout, ravel
 from tests import textbook
 
@@ -218,9 +218,17 @@ def test_state_is_averaged_over_tasks() -> None:
     assert mean["step"].item() == 5
 
 
-def test_engine_is_chosen_by_model_and_device() -> None:
+def test_engine_is_chosen_by_model_and_device(monkeypatch: pytest.MonkeyPatch) -> None:
     cpu, cuda = torch.device("cpu"), torch.device("cuda")
-    pass
+    other = nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten())
+    for cores, conv4_engine in ((1, "threads"), (2, "stacked")):
+        monkeypatch.setattr(torch, "get_num_threads", lambda n=cores: n)
+        assert choose_engine(conv4(5), F.cross_entropy, cpu) == conv4_engine
+        assert choose_engine(conv4(5), F.mse_loss, cpu) == "threads"
+        assert choose_engine(other, F.cross_entropy, cpu) == "threads"
+        assert choose_engine(mlp(1, 1), F.mse_loss, cpu) == "stacked"
+        for model in (conv4(5), other, mlp(1, 1)):
+            assert choose_engine(model, F.cross_entropy, cuda) == "stacked"
 
 
 @pytest.mark.parametrize("make", [sgd, gd, momentum, adam])

@@ -67,10 +67,10 @@ def test_a_stopped_run_is_continued_to_the_same_phi(recorded, tmp_path, monkeypa
 
     steps = MetaLearner._steps
 
-    def interrupted(learner, loss, tasks, numbers, *arguments):
+    def interrupted(learner, run, numbers):
         if numbers.start == 2:
             raise KeyboardInterrupt
-        return steps(learner, loss, tasks, numbers, *arguments)
+        return steps(learner, run, numbers)
 
     with monkeypatch.context() as patch:
         patch.setattr(MetaLearner, "_steps", interrupted)
@@ -82,6 +82,59 @@ def test_a_stopped_run_is_continued_to_the_same_phi(recorded, tmp_path, monkeypa
     phi = again / "glyphs-5way-short" / "seed-0.safetensors"
     # The same tensors; the header holds seconds.
     assert phi.read_bytes()[-400_000:] == whole[-400_000:]
+
+
+def test_a_short_row_is_scored_with_both_choices_of_moments(recorded):
+    folder, record = recorded
+    phi = folder / "glyphs-5way-short" / "seed-0.safetensors"
+    switched = record["metrics_switched_moments"]
+    assert switched != record["metrics"]
+    learner, config = runs.reopen(phi, "cpu", shots=1)
+    tasks = FewShotTasks(runs.load_data(config).test, config["ways"], 1)
+    scores = runs.score(learner, config, tasks, moments="reset")
+    assert scores.as_dict() == switched["1-shot"]
+
+
+def test_a_row_of_another_configuration_is_not_taken_for_this_one(recorded):
+    folder, _ = recorded
+    path = folder / "glyphs-5way-short" / "seed-0.json"
+    record = json.loads(path.read_text())
+    record["config"]["lr"] = 0.5
+    path.write_text(json.dumps(record))
+    with pytest.raises(UserError, match=r"lr was 0.5 and is now 0.001; delete it"):
+        reproduce.reproduce("glyphs-5way", 0, "short", folder, device="cpu")
+
+
+def test_the_reset_rows_forget_the_moments(tmp_path, monkeypatch):
+    monkeypatch.setitem(reproduce.BUDGETS, "short", TINY)
+    record = reproduce.reproduce("glyphs-5way-reset", 0, "short", tmp_path)
+    assert record["config"]["moments"] == "reset"
+    phi = tmp_path / "glyphs-5way-reset-short" / "seed-0.safetensors"
+    learner, _ = runs.reopen(phi, "cpu")
+    assert learner.inner_state["step"].item() == TINY["inner_steps"]
+
+
+def test_the_sine_row_records_losses(tmp_path, monkeypatch):
+    monkeypatch.setitem(
+        reproduce.BUDGETS, "short", {"meta_steps": 300, "eval_tasks": 50}
+    )
+    record = reproduce.reproduce("sine", 1, "short", tmp_path)
+    stored = json.loads((tmp_path / "sine-short" / "seed-1.json").read_text())
+    assert stored == record
+    assert list(record["metrics"]) == ["0-steps", "1-steps", "8-steps", "32-steps"]
+    loss = {name: value["loss"] for name, value in record["metrics"].items()}
+    assert loss["32-steps"] < loss["0-steps"] / 2
+    assert record["inner_steps"] == 300 * 10
+    assert (tmp_path / "sine-short" / "seed-1.safetensors").exists()
+
+
+def test_a_checkpoint_without_a_later_setting_means_what_was_done_then(tmp_path):
+    config = runs.complete(TINY)
+    learner = runs.build(config, "cpu")
+    old = {name: value for name, value in config.items() if name != "precision"}
+    learner.save(tmp_path / runs.CHECKPOINT, old)
+    _, found = runs.reopen(tmp_path, "cpu")
+    assert found == config
 
 
 def test_an_unknown_row_is_named():

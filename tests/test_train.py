@@ -36,6 +36,7 @@ from reptile_lib import (
 )
 from reptile_lib.engine import Engine, make_loss
 from reptile_lib.inner import InnerOptimizer
+from reptile_lib.machine import find_device
 from reptile_lib.meta import reptile
 from reptile_lib.rng import TRAIN, draws
 from reptile_lib.tasks import Episodes, quadratic_loss
@@ -202,7 +203,7 @@ def test_a_seed_fixes_phi_whatever_the_chunk(
     method: Make, engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     expected = fit(sine_learner(method, engine=engine), seed=5)
-    for chunk in (1, 7, 24, train.CHUNK):
+    for chunk in (3, 7, 24, train.CHUNK):
         monkeypatch.setattr(train, "CHUNK", chunk)
         monkeypatch.setattr(train, "HISTORY_ROWS", 1)
         again = fit(sine_learner(method, engine=engine), seed=5)
@@ -397,7 +398,61 @@ def test_memory_of_maml_grows_with_the_inner_steps() -> None:
     assert many > 5 * few
 
 
+@pytest.mark.parametrize("engine", ["serial", "threads", "stacked"])
+def test_memory_is_bounded_for_a_meta_batch_of_any_size(engine: Engine) -> None:
+    def peak(meta_batch: int) -> int:
+        learner = sine_learner(engine=engine)
+        with Peak() as measured:
+            fit(learner, meta_steps=1, meta_batch=meta_batch)
+        return measured.peak
+
+    chunk = train.CHUNK
+    assert peak(6 * chunk) < 1.3 * peak(2 * chunk)
+    assert peak(chunk) > 2 * peak(chunk // 8)  # the measure sees the tasks
+
+
+def test_a_meta_batch_in_parts_is_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.set_default_dtype(torch.float64)
+    try:
+        for method in METHODS.values():
+            whole = fit(sine_learner(method), meta_batch=5)
+            monkeypatch.setattr(train, "CHUNK", 2)
+            parts = fit(sine_learner(method), meta_batch=5)
+            monkeypatch.undo()
+            torch.testing.assert_close(parts.phi, whole.phi, rtol=0, atol=1e-12)
+            for name, value in (whole.inner_state or {}).items():
+                found = (parts.inner_state or {})[name]
+                torch.testing.assert_close(found, value, rtol=0, atol=1e-12)
+            losses = [[row["loss"] for row in x.history] for x in (whole, parts)]
+            assert losses[0] == pytest.approx(losses[1], rel=1e-12)
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
 # --- refusals
+
+
+def test_too_little_memory_is_told_with_what_to_change() -> None:
+    def hungry(*arguments: Any) -> Any:
+        return torch.empty(2**60)  # an exabyte is refused by every allocator
+
+    learner = sine_learner(rule=hungry)
+    with pytest.raises(UserError, match=r"meta_batch = 3.*too little memory.*lower"):
+        fit(learner)
+    assert learner.state.meta_step == 0
+
+
+def test_other_errors_are_not_taken_for_lack_of_memory() -> None:
+    def broken(*arguments: Any) -> Any:
+        raise RuntimeError("shapes do not match")
+
+    with pytest.raises(RuntimeError, match="shapes do not match"):
+        fit(sine_learner(rule=broken))
+
+
+def test_tf32_is_refused_where_there_is_none() -> None:
+    with pytest.raises(UserError, match='precision = "tf32" on cpu'):
+        sine_learner(precision="tf32")
 
 
 def poisoned(step: int) -> Callable[..., Any]:
@@ -494,8 +549,8 @@ def test_running_statistics_are_refused() -> None:
 
 def test_devices(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert train.find_device("auto") == CPU
-    assert train.find_device(CPU) == CPU
+    assert find_device("auto") == CPU
+    assert find_device(CPU) == CPU
     for name in ("cuda", "cuda:1", torch.device("cuda")):
         with pytest.raises(UserError, match=r"device 'cuda.* finds no CUDA GPU; use"):
             Reptile(mlp(1, 1), sgd(0.1), 1, device=name)
@@ -503,7 +558,7 @@ def test_devices(monkeypatch: pytest.MonkeyPatch) -> None:
         with pytest.raises(UserError, match=f"device '{name}'; try auto, cpu or cuda"):
             Reptile(mlp(1, 1), sgd(0.1), 1, device=name)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    assert train.find_device("auto").type == "cuda"
+    assert find_device("auto").type == "cuda"
 
 
 def test_an_unwritable_checkpoint_shows_itself_before_training(tmp_path: Path) -> None:

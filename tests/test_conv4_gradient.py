@@ -1,0 +1,163 @@
+"""Conv4's gradient written out, against autograd through the module itself."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+from torch.nn import functional as F
+
+from reptile_lib import conv4
+from reptile_lib.conv4_gradient import (
+    Conv4Loss,
+    applies,
+    gradient,
+    image_patches,
+    products,
+    to_matrices,
+    to_vector,
+    workspace,
+)
+from reptile_lib.engine import GROUP, adapt, make_loss
+from reptile_lib.inner import Batch, adam, sgd
+from reptile_lib.models import pad_same
+from reptile_lib.params import layout, ravel
+
+
+def stack(n: int, batch: int, ways: int, channels: int, size: int, seed: int) -> Batch:
+    g = torch.Generator().manual_seed(seed)
+    x = torch.rand(n, batch, channels, size, size, generator=g, dtype=torch.float64)
+    return Batch(x, torch.randint(ways, (n, batch), generator=g))
+
+
+def weights(n: int, ways: int, channels: int, size: int) -> tuple[Tensor, ...]:
+    models = [conv4(ways, channels, size, seed=i).double() for i in range(n)]
+    return torch.stack([ravel(m) for m in models]), models, layout(models[0])
+
+
+@settings(max_examples=12)
+@given(
+    n=st.integers(1, 5),
+    batch=st.integers(2, 4),
+    ways=st.integers(2, 4),
+    channels=st.integers(1, 3),
+    size=st.integers(9, 20),
+)
+def test_gradient_is_autograds(
+    n: int, batch: int, ways: int, channels: int, size: int
+) -> None:
+    theta, models, where = weights(n, ways, channels, size)
+    x, y = stack(n, batch, ways, channels, size, seed=n)
+    space = workspace(where, n, batch, size, theta)
+    for _ in range(2):  # the second time on used buffers
+        space.theta.copy_(to_matrices(theta, where))
+        values = gradient(space, image_patches(x), y)
+        found = to_vector(space.g, where)
+        for i, model in enumerate(models):
+            loss = F.cross_entropy(model(x[i]), y[i])
+            expected = torch.autograd.grad(loss, list(model.parameters()))
+            flat = torch.cat([g.flatten() for g in expected])
+            torch.testing.assert_close(found[i], flat, rtol=0, atol=1e-10)
+            torch.testing.assert_close(values[i], loss.detach(), rtol=0, atol=1e-12)
+
+
+def test_biases_that_batch_norm_removes_stay_where_they_are() -> None:
+    theta, models, where = weights(1, 3, 1, 12)
+    loss, _ = make_loss(models[0], F.cross_entropy)
+    x, y = stack(1, 6, 3, 1, 12, seed=0)
+    order = torch.arange(6).view(1, 2, 3)
+    adapted = adapt(loss, theta[0], Batch(x, y), order, adam(0.1)).theta[0]
+    moved = dict(
+        zip(where.names, (adapted != theta[0]).split(where.sizes), strict=True)
+    )
+    for name, entries in moved.items():
+        is_bias = name.startswith("convolutions") and name.endswith("bias")
+        assert entries.any().item() != is_bias, name
+
+
+@given(st.integers(0, 3), st.integers(2, 4), st.integers(1, 3), st.integers(9, 30))
+def test_matrix_order_is_a_permutation(
+    lead: int, ways: int, channels: int, size: int
+) -> None:
+    where = layout(conv4(ways, channels, size))
+    total = sum(where.sizes)
+    vector = torch.arange(lead * total if lead else total)
+    vector = vector.view(lead, total) if lead else vector
+    turned = to_matrices(vector, where)
+    assert torch.equal(turned.sort(-1).values, vector)
+    assert torch.equal(to_vector(turned, where), vector)
+
+
+def test_a_filter_times_patches_is_the_convolution() -> None:
+    theta, models, where = weights(1, 2, 3, 11)
+    x = stack(1, 4, 2, 3, 11, seed=5).x
+    first = models[0].convolutions[0]
+    matrix = to_matrices(theta, where)[0, : first.weight.numel()].view(-1, 64)
+    outputs = image_patches(x)[0] @ matrix + first.bias  # [4, o·o, 64]
+    expected = first(pad_same(x[0])).flatten(2).mT
+    torch.testing.assert_close(outputs, expected, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 7])
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_products_of_a_stack(
+    n: int, threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    a, b = torch.rand(n, 4, 3).double(), torch.rand(n, 3, 5).double()
+    out = torch.empty(n, 4, 5).double()
+    products(a, b, out)
+    torch.testing.assert_close(out, a @ b)
+
+
+def test_a_large_stack_is_cut_into_groups_with_the_same_result() -> None:
+    n = GROUP + 3
+    model = conv4(2, size=9).double()
+    loss, _ = make_loss(model, F.cross_entropy)
+    support = stack(n, 4, 2, 1, 9, seed=1)
+    order = torch.arange(4).view(1, 2, 2).expand(n, -1, -1)
+    whole = adapt(loss, ravel(model), support, order, sgd(0.1))
+    for i in (0, GROUP - 1, GROUP, n - 1):
+        one = Batch(support.x[i : i + 1], support.y[i : i + 1])
+        alone = adapt(loss, ravel(model), one, order[:1], sgd(0.1))
+        torch.testing.assert_close(whole.theta[i], alone.theta[0], rtol=0, atol=1e-12)
+
+
+def test_many_steps_between_enter_and_leave() -> None:
+    model = conv4(3, size=10).double()
+    loss, _ = make_loss(model, F.cross_entropy)
+    assert isinstance(loss, Conv4Loss)
+    support = stack(2, 4, 3, 1, 10, seed=2)
+    order = torch.arange(4).view(1, 2, 2).expand(2, -1, -1)
+    inner = adam(0.01)
+    state = {"v": torch.rand_like(ravel(model)), "step": torch.tensor(3.0).double()}
+    outside = adapt(loss, ravel(model), support, order, inner, state)
+    inside, phi, turned = loss.enter(ravel(model), state)
+    adapted = adapt(inside, phi, support, order, inner, turned)
+    theta, states = inside.leave(adapted.theta, adapted.state)
+    assert torch.equal(theta, outside.theta)
+    assert states is not None
+    assert torch.equal(states["v"], outside.state["v"])
+    one = Batch(support.x[0], support.y[0])
+    torch.testing.assert_close(inside(phi, one), loss(ravel(model), one))
+
+
+def test_bf16_is_near_and_not_equal() -> None:
+    where = layout(conv4(5))
+    phi = ravel(conv4(5))
+    x, y = stack(2, 20, 5, 1, 28, seed=4)
+    found = []
+    for bf16 in (False, True):
+        space = workspace(where, 2, 20, 28, phi, bf16)
+        space.theta.copy_(to_matrices(phi, where))
+        values = gradient(space, image_patches(x.float()), y)
+        found.append((space.g.clone(), values))
+    (exact, loss), (rounded, rounded_loss) = found
+    assert 0 < (rounded - exact).norm() < 0.3 * exact.norm()
+    torch.testing.assert_close(rounded_loss, loss, rtol=0.05, atol=0)
+
+
+def test_it_applies_to_conv4_with_cross_entropy_alone() -> None:
+    assert applies(conv4(5), F.cross_entropy)
+    assert not applies(conv4(5), F.mse_loss)
+    assert not applies(torch.nn.Linear(2, 2), F.cross_entropy)

@@ -1,0 +1,228 @@
+"""Several processes as one learner: the same φ, an even division, and recovery."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from reptile_lib import checkpoint, workers
+from reptile_lib.errors import UserError
+from reptile_lib.meta import Target
+from reptile_lib.runs import CHECKPOINT
+from reptile_lib.workers import World, mean_target, pieces, share
+from tests.test_cli import SMALL, phi
+
+ROOT = Path(__file__).parents[1]
+tasks, steps, sizes = st.integers(1, 40), st.integers(1, 12), st.integers(1, 9)
+
+
+# --- the division of a meta-batch
+
+
+@given(tasks=tasks, steps=steps, size=sizes)
+def test_pieces_are_all_inner_steps_once_and_end_together(
+    tasks: int, steps: int, size: int
+) -> None:
+    done = [pieces(tasks, steps, World(rank, size)) for rank in range(size)]
+    everything = [
+        (p.task, step) for part in done for p in part for step in range(p.start, p.stop)
+    ]
+    expected = [(task, step) for task in range(tasks) for step in range(steps)]
+    assert sorted(everything) == expected
+    # McNaughton's bound: no schedule can be shorter
+    longest = max(sum(p.stop - p.start for p in part) for part in done)
+    assert longest == max(steps, -(-tasks * steps // size))
+
+
+@given(tasks=tasks, steps=steps, size=sizes)
+def test_a_cut_task_is_begun_before_it_is_finished(
+    tasks: int, steps: int, size: int
+) -> None:
+    # when each step is done, if all processes start together and never wait
+    when: dict[tuple[int, int], int] = {}
+    for rank in range(size):
+        clock = 0
+        for piece in pieces(tasks, steps, World(rank, size)):
+            for step in range(piece.start, piece.stop):
+                when[piece.task, step] = clock
+                clock += 1
+    for task in range(tasks):
+        times = [when[task, step] for step in range(steps)]
+        assert times == sorted(set(times))
+
+
+def test_five_tasks_on_two_processes_by_hand() -> None:
+    assert pieces(5, 5, World(0, 2)) == [(0, 0, 5), (1, 0, 5), (2, 2, 5)]
+    assert pieces(5, 5, World(1, 2)) == [(2, 0, 2), (3, 0, 5), (4, 0, 5)]
+
+
+@given(count=st.integers(0, 50), size=sizes)
+def test_shares_are_all_tasks_once_and_even(count: int, size: int) -> None:
+    parts = [share(count, World(rank, size)) for rank in range(size)]
+    assert [i for part in parts for i in part] == list(range(count))
+    assert max(map(len, parts)) - min(map(len, parts)) <= 1
+
+
+@given(st.lists(st.tuples(st.integers(1, 9), st.floats(-9, 9)), min_size=1, max_size=6))
+def test_targets_of_parts_average_by_their_tasks(
+    parts: list[tuple[int, float]],
+) -> None:
+    def target(value: float) -> Target:
+        t = torch.tensor([value, 2 * value], dtype=torch.float64)
+        return Target(t, {"v": 3 * t, "step": t[0]}, t[1])
+
+    count = sum(n for n, _ in parts)
+    found = mean_target([(n, target(value)) for n, value in parts], count)
+    expected = target(sum(n * value for n, value in parts) / count)
+    torch.testing.assert_close(found, expected)
+
+
+# --- real processes
+
+SCRIPT = """
+import sys
+import torch
+from torch import nn
+from torch.nn import functional as F
+from reptile_lib import FewShotTasks, Reptile, Sine, adam, conv4, evaluate, linear, load
+from reptile_lib import mlp
+from reptile_lib.workers import joined, world
+
+torch.set_default_dtype(torch.float64)
+torch.set_num_threads(1)
+what, out = sys.argv[1:]
+with joined("cpu") as device:
+    if what == "sine":
+        model, criterion, tasks = mlp(1, 8, 1, activation=nn.Tanh), F.mse_loss, Sine(7)
+    else:
+        glyphs = load("glyphs")
+        model, criterion = conv4(3), F.cross_entropy
+        tasks = FewShotTasks(glyphs.train, ways=3, shots=4)
+    inner = adam(0.01, (0.5, 0.99))
+    learner = Reptile(model.double(), inner, 3, 4, criterion=criterion, device=device)
+    learner.fit(tasks, meta_steps=4, meta_batch=5, epsilon=linear(1.0, 0.0), seed=3)
+    scores = None
+    if what == "glyphs":
+        test = FewShotTasks(glyphs.test, ways=3, shots=1)
+        found = evaluate(learner, test, inner_steps=3, count=7)
+        scores = torch.stack([score.values for score in found])
+    if world().rank == 0:
+        losses = [row["loss"] for row in learner.history]
+        torch.save((learner.phi, learner.inner_state, losses, scores), out)
+"""
+
+
+def torchrun(processes: int, script: Path, *arguments: Any) -> None:
+    """Run a script in some processes, through PyTorch's own launcher."""
+    command = [sys.executable, str(script), *map(str, arguments)]
+    if processes > 1:
+        options = ["--standalone", "--nproc-per-node", str(processes)]
+        command[1:1] = ["-m", "torch.distributed.run", *options]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=300, env=environment
+    )
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("what", ["sine", "glyphs"])
+def test_two_or_three_processes_find_the_phi_of_one(what: str, tmp_path: Path) -> None:
+    script = tmp_path / "train.py"
+    script.write_text(SCRIPT)
+    found = []
+    for processes in (1, 2, 3):
+        torchrun(processes, script, what, tmp_path / f"{processes}.pt")
+        found.append(torch.load(tmp_path / f"{processes}.pt"))
+    one, *others = found
+    assert one[2][0] != one[2][-1]  # something was learned, or equality says nothing
+    for other in others:
+        torch.testing.assert_close(other, one, rtol=0, atol=1e-11)
+
+
+def start(*arguments: Any) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "reptile_lib", *map(str, arguments)]
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True)
+
+
+def workers_of(process: subprocess.Popen[str]) -> list[int]:
+    """Return the process numbers of the workers, which have children of their own."""
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text()
+    return [
+        pid
+        for pid in map(int, children.split())
+        if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    ]
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="finds workers through /proc")
+def test_a_killed_worker_is_replaced_and_the_run_ends_with_the_same_phi(
+    tmp_path: Path,
+) -> None:
+    options = [*SMALL, "--meta-steps", 150, "--checkpoint-every", 10, "--processes", 2]
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    process = start("train", *options, "--out", whole)
+    _, err = process.communicate(timeout=300)
+    assert process.returncode == 0, err
+
+    process = start("train", *options, "--out", killed, "--json")
+    deadline = time.monotonic() + 200
+    reached = 0
+    while time.monotonic() < deadline and reached < 30:
+        if (killed / CHECKPOINT).exists():
+            reached = checkpoint.load(killed / CHECKPOINT).metadata["meta_step"]
+        time.sleep(0.005)
+    os.kill(workers_of(process)[-1], signal.SIGKILL)
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == 0, err
+    record = json.loads(out.splitlines()[-1])
+    assert 30 <= record["start_step"] < 150
+    for name, value in phi(whole).items():
+        assert torch.equal(value, phi(killed)[name]), name
+
+
+def test_a_mistake_is_told_once_and_starts_nothing_again(tmp_path: Path) -> None:
+    for extra, words in [
+        (["--meta-batch", 1], "meta_batch = 1 for 2 processes"),
+        (["--lr", "1e38"], "training diverged"),
+        (["--out", "/dev/null/x"], "cannot write"),
+    ]:
+        settings = [*SMALL, "--meta-steps", 5, "--processes", 2]
+        process = start("train", *settings, "--out", tmp_path / words[:4], *extra)
+        _, err = process.communicate(timeout=300)
+        assert process.returncode == 2
+        assert err.count("reptile_lib:") == 1
+        assert words in err
+        assert "Traceback" not in err
+
+
+def test_no_number_of_processes_is_named() -> None:
+    for bad in ("0", "-1", "many"):
+        process = start("train", "--out", "x", "--processes", bad)
+        _, err = process.communicate(timeout=100)
+        assert process.returncode == 2
+        assert f"--processes {bad}: give a number" in err
+
+
+def test_outside_a_group_there_is_one_process() -> None:
+    assert workers.world() == (0, 1)
+    done = []
+    workers.first_alone(lambda: done.append(1))
+    assert done == [1]
+    values = torch.ones(2)
+    assert workers.gather(values) is values
+    with pytest.raises(UserError, match="as it is"):
+        workers.first_alone(fail)
+
+
+def fail() -> None:
+    raise UserError("as it is")
