@@ -48,6 +48,12 @@ results: $(VENV)/full.stamp  ## run a row of the tables again: make results ROW=
 	$(BIN)/python -m reptile_lib reproduce $(ROW) --seeds $(or $(SEEDS),0) \
 	  --budget $(or $(BUDGET),full)
 
+# JAX is one of those timed; where it cannot be installed, its column stays empty.
+.PHONY: bench
+bench: $(VENV)/full.stamp requirements-bench.txt  ## measure speed and memory: about 15 minutes
+	-$(INSTALL) -r requirements-bench.txt
+	$(BIN)/python -u -m benchmarks
+
 lab: $(VENV)/full.stamp  ## open the notebooks in JupyterLab
 	$(BIN)/jupyter lab
 

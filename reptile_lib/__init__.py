@@ -7,6 +7,7 @@ from reptile_lib.evaluate import Evaluation, Score, adaptation_curve, evaluate
 from reptile_lib.inner import Batch, adam, gd, momentum, sgd
 from reptile_lib.meta import constant, linear
 from reptile_lib.models import conv4, mlp
+from reptile_lib.optim import Interpolated
 from reptile_lib.quadratics import Quadratics
 from reptile_lib.tasks import FewShotTasks, Sine
 from reptile_lib.train import FOMAML, MAML, Joint, MetaLearner, Reptile
@@ -18,6 +19,7 @@ __all__ = [
     "Classes",
     "Evaluation",
     "FewShotTasks",
+    "Interpolated",
     "Joint",
     "MetaLearner",
     "Quadratics",

@@ -32,7 +32,8 @@ class Recording:
 def captured(rule: Rule) -> Rule:
     """Return `rule` as graphs, one for each set of shapes it is called with.
 
-    The loss, the inner optimiser and the engine must be the same in every call. A CPU
+    The loss, the inner optimiser and the engine must be the same in every call, and
+    none may ask the device for a value: a graph holds what the first calls did. A CPU
     has no graphs; there, each call runs the rule on the buffers, to the same result.
     """
     recordings: dict[object, Recording] = {}
@@ -87,6 +88,6 @@ def _record(recording: Recording) -> tuple["torch.cuda.CUDAGraph", Target]:
             recording.function(recording.inputs)
     torch.cuda.current_stream().wait_stream(side)
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
+    with torch.cuda.graph(graph, capture_error_mode="thread_local"):
         target = recording.function(recording.inputs)
     return graph, target

@@ -20,12 +20,12 @@ from reptile_lib import reproduce, results, runs
 from reptile_lib.data import DATASETS
 from reptile_lib.errors import UserError
 from reptile_lib.inner import Moments
-from reptile_lib.machine import find_device
+from reptile_lib.machine import cores, find_device
 from reptile_lib.results import Record
 from reptile_lib.runs import EVALUATION, TRAINING, TWENTY_WAYS, Config, Resume
 from reptile_lib.tasks import FewShotTasks
 from reptile_lib.train import MetaLearner
-from reptile_lib.workers import first_alone, joined, launch, restarted, say, world
+from reptile_lib.workers import LAUNCHED, first_alone, joined, launch, say, world
 
 HELP = {
     "data": f"one of {', '.join(DATASETS)}",
@@ -65,7 +65,10 @@ def main(arguments: list[str] | None = None) -> int:
             if options.json:
                 say(json.dumps(record))
     except UserError as error:
-        if os.environ.get("LOCAL_RANK", "0") == "0":
+        rank = os.environ.get("RANK", "0")
+        if error.alone and rank != "0":
+            print(f"reptile_lib: process {rank}: {error}", file=sys.stderr)
+        elif os.environ.get("LOCAL_RANK", "0") == "0":
             print(f"reptile_lib: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
@@ -77,7 +80,14 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _processes(options: argparse.Namespace) -> int:
     """Return how many processes to start; 1 inside a process that was started."""
-    if "WORLD_SIZE" in os.environ or "processes" not in options:
+    if "processes" not in options or LAUNCHED in os.environ:
+        return 1
+    if "WORLD_SIZE" in os.environ:
+        if options.processes not in ("auto", "1", os.environ["WORLD_SIZE"]):
+            raise UserError(
+                f"--processes {options.processes}, but a launcher has started"
+                f" {os.environ['WORLD_SIZE']}; leave --processes out"
+            )
         return 1
     if options.processes != "auto":
         try:
@@ -89,13 +99,14 @@ def _processes(options: argparse.Namespace) -> int:
                 f"--processes {options.processes}: give a number from 1, or auto"
             )
         return count
-    # A core each, for long runs on a CPU: convolutions gain from it, threads do not.
+    # A core each for long runs on a CPU, where convolutions gain more from it than
+    # from threads.
     config = _config(options)
     meta_batch: int = config["meta_batch"]
     steps = config["meta_steps"] * meta_batch * config["inner_steps"]
     if find_device(options.device).type != "cpu" or steps < LONG:
         return 1
-    return max(1, min(len(os.sched_getaffinity(0)), meta_batch))
+    return min(cores(), meta_batch)
 
 
 def _config(options: argparse.Namespace) -> Config:
@@ -134,8 +145,8 @@ def _parser() -> argparse.ArgumentParser:
             "--processes",
             default="auto",
             metavar="N",
-            help="processes on this machine (auto: one, or on a CPU one a core for"
-            f" runs of more than {LONG:,} inner steps)",
+            help="processes on this machine (auto: one; on a CPU, from"
+            f" {LONG:,} inner steps on, one a core, but at most one a task)",
         )
 
     train = command("train", _train, "train φ, then evaluate it")
@@ -186,8 +197,6 @@ def _train(options: argparse.Namespace) -> Record:
     test_tasks = FewShotTasks(data.test, config["ways"], config["shots"])
     began = time.perf_counter()
     resume: Resume = "always" if options.resume else "never"
-    if restarted():
-        resume = "if there"
     learner, start_step = runs.train(
         config,
         data,

@@ -17,22 +17,25 @@ their gradient is exactly zero.
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from functools import cache
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from reptile_lib.inner import Batch, InnerOptimizer, State
-from reptile_lib.models import Conv4
+from reptile_lib.models import WIDTH, Conv4
 from reptile_lib.params import Layout
-
-WIDTH = 64
 
 
 def applies(model: nn.Module, criterion: Callable[[Tensor, Tensor], Tensor]) -> bool:
     """Say whether the gradient below is the one of this model and criterion."""
     return type(model) is Conv4 and criterion is F.cross_entropy
+
+
+def norm_eps(model: Conv4) -> float:
+    """Return the eps of batch norm, which all layers share."""
+    (eps,) = {m.eps for m in model.modules() if isinstance(m, nn.BatchNorm2d)}
+    return eps
 
 
 @dataclass(frozen=True)
@@ -41,16 +44,24 @@ class Conv4Loss:
 
     plain: Callable[[Tensor, Batch], Tensor]
     where: Layout
+    eps: float
+    """Batch norm's."""
     bf16: bool = False
     """Whether the large products round their factors to bfloat16."""
     inside: bool = False
     """Whether parameters come in matrix order, see `enter`."""
     spaces: threading.local = field(default_factory=threading.local)
     """Each thread keeps the workspaces that it used, by shape."""
+    group = 16
+    """Tasks that a CPU stacks at a time; bounds memory."""
 
     def __call__(self, theta: Tensor, batch: Batch) -> Tensor:
         """Return the loss at theta [P]; differentiable."""
         return self.plain(to_vector(theta, self.where) if self.inside else theta, batch)
+
+    def takes(self, support: Batch) -> bool:
+        """Say whether these are images and labels of a stack of tasks."""
+        return support.x.dim() == 5 and support.y.dim() == 2
 
     def enter(
         self, phi: Tensor, state: State | None
@@ -109,7 +120,7 @@ class Conv4Loss:
         for j in range(k):
             space.theta.copy_(theta)
             chosen = order[:, j]
-            losses[:, j] = gradient(space, patches[chosen], y[chosen])
+            losses[:, j] = gradient(space, patches[chosen], y[chosen], self.eps)
             theta, state = inner.update(space.g, state, theta)
         return theta, state, losses
 
@@ -117,18 +128,9 @@ class Conv4Loss:
         key = (n, batch, size, like.dtype, like.device)
         kept = self.spaces.__dict__.setdefault("by_shape", {})
         if key not in kept:
-            _keep_freed_memory()
             kept[key] = workspace(self.where, n, batch, size, like, self.bf16)
         found: Workspace = kept[key]
         return found
-
-
-@cache
-def _keep_freed_memory() -> None:
-    # glibc hands blocks larger than the largest it has seen freed (up to 32 MB) back to
-    # the system and asks for them anew, a page fault for each 4 kB. The vectors that an
-    # optimiser makes in every step then cost more than their arithmetic.
-    torch.empty(31 * 2**20, dtype=torch.uint8)
 
 
 def _as_matrix(name: str, shape: torch.Size) -> tuple[torch.Size, tuple[int, ...]]:

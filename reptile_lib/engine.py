@@ -6,7 +6,8 @@ One switch, `Engine`, says how the tasks are spread:
 - "threads": a task for each CPU core.
 - "stacked": all tasks as one batch of operations, weights stacked on a leading axis.
 
-The last two take a gradient that is written out where there is one (`conv4_gradient`).
+The last two take a gradient that is written out where there is one (`conv4_gradient`,
+`mlp_gradient`).
 """
 
 import threading
@@ -21,9 +22,12 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
-from reptile_lib import conv4_gradient
+from reptile_lib import conv4_gradient, mlp_gradient
 from reptile_lib.conv4_gradient import Conv4Loss
 from reptile_lib.inner import Batch, InnerOptimizer, State
+from reptile_lib.machine import keep_freed_memory
+from reptile_lib.mlp_gradient import MlpLoss
+from reptile_lib.models import Conv4
 from reptile_lib.params import layout, unravel
 
 _T = TypeVar("_T")
@@ -32,13 +36,12 @@ Engine = Literal["auto", "serial", "threads", "stacked"]
 """How tasks are spread; a learner resolves "auto"."""
 
 Precision = Literal["float32", "tf32", "bf16"]
-"""How matrices are multiplied; everything else keeps the parameters' own precision.
+"""How matrices are multiplied; parameters and optimisers keep their own precision.
 
 "tf32" rounds the factors to 10 bits of mantissa (CUDA only); "bf16" rounds factors and
-products to 7.
+products to 7. Where no gradient is written out, bf16 is torch's autocast, which keeps
+the activations between products in it as well.
 """
-
-GROUP = 16  # tasks that a CPU stacks at a time: bounds memory
 
 Loss = Callable[[Tensor, Batch], Tensor]
 """loss(theta [P], batch) -> scalar."""
@@ -47,13 +50,15 @@ Loss = Callable[[Tensor, Batch], Tensor]
 @contextmanager
 def precise(precision: Precision) -> Iterator[None]:
     """Multiply float32 matrices on CUDA in this precision, as long as it is open."""
-    before = torch.get_float32_matmul_precision()
+    cudnn = torch.backends.cudnn
+    before = torch.get_float32_matmul_precision(), cudnn.allow_tf32
     torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
+    cudnn.allow_tf32 = precision == "tf32"
     try:
-        with torch.backends.cudnn.flags(allow_tf32=precision == "tf32"):
-            yield
+        yield
     finally:
-        torch.set_float32_matmul_precision(before)
+        torch.set_float32_matmul_precision(before[0])
+        cudnn.allow_tf32 = before[1]
 
 
 def make_loss(
@@ -80,8 +85,12 @@ def make_loss(
     def loss(theta: Tensor, batch: Batch) -> Tensor:
         return criterion(forward(theta, batch.x), batch.y)
 
-    if conv4_gradient.applies(model, criterion):
-        return Conv4Loss(loss, where, bf16=precision == "bf16"), forward
+    if isinstance(model, Conv4) and conv4_gradient.applies(model, criterion):
+        eps = conv4_gradient.norm_eps(model)
+        return Conv4Loss(loss, where, eps, bf16=precision == "bf16"), forward
+    if mlp_gradient.applies(model, criterion) and precision != "bf16":
+        tanh = any(isinstance(m, nn.Tanh) for m in model.modules())
+        return MlpLoss(loss, where, tanh), forward
     return loss, forward
 
 
@@ -175,8 +184,9 @@ def adapt(
         differentiable: keep the graph, so that φ̃ can be differentiated by φ (MAML).
             Memory then grows with k, and tasks are stacked whatever `engine` says.
     """
-    if isinstance(loss, Conv4Loss) and engine != "serial" and not differentiable:
-        return _written(loss, phi, support, order, inner, state, engine)
+    if isinstance(loss, Conv4Loss | MlpLoss) and loss.takes(support):  # noqa: SIM102
+        if engine != "serial" and not differentiable:
+            return _written(loss, phi, support, order, inner, state, engine)
     theta, start = _expand(phi, state, inner, len(order))
     # A stack of one is slower than a task on its own.
     if differentiable or (engine == "stacked" and len(order) > 1):
@@ -204,7 +214,7 @@ def _expand(
 
 
 def _written(
-    loss: Conv4Loss,
+    loss: Conv4Loss | MlpLoss,
     phi: Tensor,
     support: Batch,
     order: Tensor,
@@ -213,11 +223,12 @@ def _written(
     engine: Engine,
 ) -> Adapted:
     """Take the gradient that is written out, in its own order of the parameters."""
-    n, outside = len(order), not loss.inside
-    if outside:
+    keep_freed_memory()
+    n, outside = len(order), isinstance(loss, Conv4Loss) and not loss.inside
+    if isinstance(loss, Conv4Loss) and outside:
         loss, phi, state = loss.enter(phi, state)
     theta, start = _expand(phi, state, inner, n)
-    size = 1 if engine == "threads" else GROUP if phi.device.type == "cpu" else n
+    size = 1 if engine == "threads" else loss.group if phi.device.type == "cpu" else n
 
     def some(i: int) -> Adapted:
         rows = slice(i * size, (i + 1) * size)
@@ -227,7 +238,7 @@ def _written(
 
     spread: Engine = "threads" if size == 1 else "serial"
     adapted = _joined(torch.cat, _each_task(some, -(-n // size), spread))
-    if not outside:
+    if not isinstance(loss, Conv4Loss) or not outside:
         return adapted
     found, states = loss.leave(adapted.theta, adapted.state)
     return Adapted(found, states or {}, adapted.losses)

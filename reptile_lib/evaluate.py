@@ -185,7 +185,8 @@ def adaptation_curve(
 ) -> Tensor:
     """Measure the query loss of `count` tasks after 0, 1, ... k inner steps.
 
-    `inner_batch` None takes the whole support set; the rest is as in `evaluate`.
+    `inner_batch` None takes the whole support set; the rest is as in `evaluate`, but
+    of several processes each one does all the tasks.
 
     Returns:
         float64 [count, k + 1] on the CPU.
@@ -198,31 +199,32 @@ def adaptation_curve(
         )
 
     curves = []
-    for (support, order, query), state in _chunks(
-        learner,
-        tasks,
-        inner_steps,
-        inner_batch,
-        count,
-        range(count),
-        seed,
-        TEST,
-        moments,
-    ):
-        theta = learner.phi.expand(len(order), -1)
-        losses = [query_loss(theta, query)]
-        for j in range(inner_steps):
-            theta, state, _ = adapt(
-                loss,
-                theta,
-                support,
-                order[:, j : j + 1],
-                learner.inner,
-                state,
-                learner.engine,
-            )
-            losses.append(query_loss(theta, query))
-        curves.append(torch.stack(losses, 1).double().cpu())
+    with precise(learner.precision):
+        for (support, order, query), state in _chunks(
+            learner,
+            tasks,
+            inner_steps,
+            inner_batch,
+            count,
+            range(count),
+            seed,
+            TEST,
+            moments,
+        ):
+            theta = learner.phi.expand(len(order), -1)
+            losses = [query_loss(theta, query)]
+            for j in range(inner_steps):
+                theta, state, _ = adapt(
+                    loss,
+                    theta,
+                    support,
+                    order[:, j : j + 1],
+                    learner.inner,
+                    state,
+                    learner.engine,
+                )
+                losses.append(query_loss(theta, query))
+            curves.append(torch.stack(losses, 1).double().cpu())
     return torch.cat(curves)
 
 

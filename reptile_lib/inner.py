@@ -39,6 +39,9 @@ class Batch(NamedTuple):
 class InnerOptimizer:
     """A pure (init, update) pair; the makers below refuse rates out of range.
 
+    `update` must not keep the gradient it is given in its state: its memory is used
+    again for the next one.
+
     `full_batch` asks for all support examples in every step instead of minibatches.
     """
 

@@ -1,13 +1,49 @@
 """The machine a run is on: its device, its memory, and Ctrl-C."""
 
+import os
 import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 
 import torch
 
 from reptile_lib.errors import UserError
+
+
+def cores() -> int:
+    """Return how many CPU cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):  # not on macOS
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def pin(number: int) -> set[int]:
+    """Keep this process on its core of this number; return what it could use before."""
+    if not hasattr(os, "sched_setaffinity"):
+        return set()
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {sorted(before)[number]})
+    return before
+
+
+def unpin(before: set[int]) -> None:
+    """Let this process use the cores again that `pin` returned."""
+    if before:
+        os.sched_setaffinity(0, before)
+
+
+@cache
+def keep_freed_memory() -> None:
+    """Have the C library keep what it frees, instead of asking for it anew each time.
+
+    glibc gives blocks larger than the largest it has seen freed (up to 32 MB) back to
+    the system, and meets a page fault for each 4 kB when it asks again. The vectors
+    that an optimiser makes in every step then cost more than their arithmetic. Freeing
+    one large block once is enough; other C libraries do not mind.
+    """
+    torch.empty(31 * 2**20, dtype=torch.uint8)
 
 
 @contextmanager
@@ -23,7 +59,7 @@ def uninterrupted() -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
-def out_of_memory(error: Exception) -> bool:
+def _out_of_memory(error: Exception) -> bool:
     """Say whether an error means that memory did not suffice, on any device."""
     # On a CPU torch raises a plain RuntimeError.
     known = (MemoryError, torch.OutOfMemoryError)
@@ -51,3 +87,20 @@ def find_device(name: str | torch.device) -> torch.device:
             " use --device cpu, or auto"
         )
     return device
+
+
+@contextmanager
+def memory_told(meta_batch: int) -> Iterator[None]:
+    """Turn an error for lack of memory into a UserError that says what to change."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not _out_of_memory(error):
+            raise
+        failure = UserError(
+            f"meta_batch = {meta_batch}: too little memory for the tasks that are held"
+            " at a time; lower it, or inner_batch, or, on a CPU, take engine ="
+            ' "threads"'
+        )
+        failure.alone = True
+        raise failure from error

@@ -8,6 +8,8 @@ from torch.nn import functional as F
 
 from reptile_lib.errors import UserError
 
+WIDTH = 64  # filters a layer of Conv4
+
 
 def mlp(*sizes: int, activation: type[nn.Module] = nn.ReLU, seed: int = 0) -> nn.Module:
     """Build a multi-layer perceptron; mlp(1, 64, 64, 1) is the paper's sine network.
@@ -51,15 +53,14 @@ class Conv4(nn.Module):
 
     def __init__(self, ways: int, channels: int, size: int) -> None:
         super().__init__()
-        width = 64
-        inputs = (channels, width, width, width)
-        self.convolutions = nn.ModuleList(nn.Conv2d(c, width, 3, 2) for c in inputs)
+        inputs = (channels, WIDTH, WIDTH, WIDTH)
+        self.convolutions = nn.ModuleList(nn.Conv2d(c, WIDTH, 3, 2) for c in inputs)
         self.norms = nn.ModuleList(
-            nn.BatchNorm2d(width, eps=1e-3, track_running_stats=False) for _ in inputs
+            nn.BatchNorm2d(WIDTH, eps=1e-3, track_running_stats=False) for _ in inputs
         )
         for _ in inputs:
             size = -(-size // 2)
-        self.out = nn.Linear(width * size * size, ways)
+        self.out = nn.Linear(WIDTH * size * size, ways)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map images [B, channels, size, size] to logits [B, ways]."""

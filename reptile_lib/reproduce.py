@@ -8,6 +8,7 @@ One training run a seed serves 1-shot and 5-shot and both protocols. It leaves
 `results/<row>/seed-<n>.json` with the numbers and `seed-<n>.safetensors` with φ.
 """
 
+import json
 import shutil
 import time
 from collections.abc import Callable
@@ -126,7 +127,7 @@ def reproduce(
         "processes": world().size,
         **results.circumstances(learner.phi.device),
         "command": f"python -m reptile_lib reproduce {row} --seeds {seed}"
-        f" --budget {budget}",
+        f" --budget {budget} --processes {world().size}",
     }
 
     def write() -> None:
@@ -154,9 +155,10 @@ def settings(row: str, budget: Budget) -> runs.Config:
 def _refuse_recorded(path: Path, config: runs.Config) -> None:
     if not path.exists():
         return
-    (found,) = [r for r in results.read(path.parent) if r.get("seed") == config["seed"]]
+    found = json.loads(path.read_text(encoding="utf-8"))
+    known = runs.LATER | found["config"]
     for name, value in config.items():
-        if (old := found["config"].get(name)) != value:
+        if (old := known.get(name)) != value:
             raise UserError(
                 f"{path} is of another configuration: {name} was {old} and is now"
                 f" {value}; delete it, or record into another folder (--results)"
@@ -221,6 +223,10 @@ def _sine(
         criterion=F.mse_loss,
         device="cpu" if device == "auto" else device,  # a small network gains nothing
     )
+    if (run / runs.CHECKPOINT).exists():
+        learner.restore(run / runs.CHECKPOINT)
+    if learner.state.meta_step == config["meta_steps"]:
+        return learner, _sine_losses(learner, config, name)
     learner.fit(
         Sine(points=config["train_points"]),
         meta_steps=config["meta_steps"],
@@ -228,9 +234,16 @@ def _sine(
         epsilon=linear(config["epsilon"], config["epsilon_final"]),
         seed=config["seed"],
         checkpoint_to=run / runs.CHECKPOINT,
+        checkpoint_every=1_000,
         config=config,
         progress=progress,
     )
+    return learner, _sine_losses(learner, config, name)
+
+
+def _sine_losses(
+    learner: MetaLearner, config: runs.Config, name: str
+) -> results.Record:
     began = time.perf_counter()
     curves = adaptation_curve(
         learner,
@@ -249,10 +262,7 @@ def _sine(
             "tasks": len(loss),
         }
         say(f"{name}, seed {config['seed']}, {steps} steps: {loss.mean():.3f}")
-    return learner, {
-        "metrics": metrics,
-        "evaluate_seconds": time.perf_counter() - began,
-    }
+    return {"metrics": metrics, "evaluate_seconds": time.perf_counter() - began}
 
 
 def write_headline(folder: Path) -> None:

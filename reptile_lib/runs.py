@@ -14,13 +14,14 @@ from reptile_lib.data import load
 from reptile_lib.data.classes import Splits
 from reptile_lib.errors import UserError
 from reptile_lib.evaluate import Evaluation, evaluate
+from reptile_lib.files import written_whole
 from reptile_lib.inner import Moments, adam
 from reptile_lib.meta import linear
 from reptile_lib.models import conv4
 from reptile_lib.rng import TEST, VALIDATE
 from reptile_lib.tasks import FewShotTasks
 from reptile_lib.train import MetaLearner, Reptile
-from reptile_lib.workers import first_alone
+from reptile_lib.workers import first_alone, job, restarted
 
 Config = dict[str, Any]
 """Settings of a run by name; JSON values only."""
@@ -29,6 +30,7 @@ Resume = Literal["never", "always", "if there"]
 """Whether a run goes on from the checkpoint in its folder."""
 
 CHECKPOINT = "checkpoint.safetensors"
+JOB = ".job"  # in the folder of a run: which torchrun job began it
 VALIDATION_TASKS = 200
 
 # What φ depends on: a run must keep these settings when it is resumed.
@@ -163,14 +165,20 @@ def train(
     learner = build(config, device)
 
     def open_folder() -> None:
-        if path.exists() and resume == "never":
+        # What this job began before one of its processes died is its to go on with.
+        marker = folder / JOB
+        ours = restarted() and marker.exists() and marker.read_text() == job()
+        if path.exists() and resume == "never" and not ours:
             raise UserError(
                 f"{folder} already holds a run; continue it with --resume, or name"
                 " another folder"
             )
-        if resume == "always" or (resume == "if there" and path.exists()):
+        if resume == "always" or ((resume == "if there" or ours) and path.exists()):
             _same(config, settings(path))
             learner.restore(path)
+        if job():
+            with written_whole(marker) as temporary:
+                temporary.write_text(job())
 
     first_alone(open_folder)
     learner.agree()

@@ -11,7 +11,7 @@ device, and looks at the result once per chunk.
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -37,8 +37,8 @@ from reptile_lib.engine import (
 from reptile_lib.errors import UserError
 from reptile_lib.evaluate import check_ways
 from reptile_lib.inner import InnerOptimizer, Moments, State
-from reptile_lib.machine import find_device, out_of_memory, uninterrupted
-from reptile_lib.meta import Rule, Schedule, fomaml, joint, maml, reptile
+from reptile_lib.machine import find_device, memory_told, uninterrupted
+from reptile_lib.meta import Rule, Schedule, Target, fomaml, joint, maml, reptile
 from reptile_lib.params import interpolate, layout, ravel
 from reptile_lib.rng import TRAIN, draws
 from reptile_lib.tasks import Episodes, FewShotTasks, Tasks, in_parts
@@ -213,7 +213,8 @@ class MetaLearner:
         loss, forward = make_loss(self.model, self.criterion, self.precision)
         if isinstance(tasks, FewShotTasks):
             check_ways(forward, self.phi, tasks)
-        rule = captured(self.rule) if self.phi.device.type in CAPTURED else self.rule
+        stacked = self.engine == "stacked" and self.phi.device.type in CAPTURED
+        rule = captured(self.rule) if stacked else self.rule
         tasks = tasks.to(self.phi.device)
         run = Run(loss, rule, tasks, meta_steps, meta_batch, epsilon, seed)
         every = [max(1, meta_steps // HISTORY_ROWS), validate_every, checkpoint_every]
@@ -236,7 +237,7 @@ class MetaLearner:
         )
         losses: list[float] = []
         try:
-            with bar, precise(self.precision):
+            with bar, precise(self.precision), memory_told(meta_batch):
                 while (start := self.state.meta_step) < meta_steps:
                     ends = [(start // n + 1) * n for n in every if n]
                     stop = min(start + max(1, CHUNK // meta_batch), meta_steps, *ends)
@@ -264,55 +265,35 @@ class MetaLearner:
                 with uninterrupted():
                     self.save(checkpoint_to, config)
             raise
-        except (RuntimeError, MemoryError) as error:
-            if not out_of_memory(error):
-                raise
-            raise UserError(
-                f"meta_batch = {meta_batch}, inner_batch = {self.inner_batch}: too"
-                " little memory for the tasks that are held at a time; lower one of"
-                ' them, or take engine = "threads", which holds fewer tasks at once'
-            ) from error
 
     def _steps(self, run: Run, steps: range) -> list[float]:
         """Do some meta-steps without waiting for the device; return their losses."""
-        loss, before = run.loss, self.state
+        before = now = self.state
         work = self._work(run.meta_batch)
         mine = share(run.meta_batch, world())
-        if work:
+        if work is not None:
             mine = range(work[0].task, work[-1].task + 1)
-        phi, state, done = before
-        if isinstance(loss, Conv4Loss):
-            loss, phi, state = loss.enter(phi, state)
-        losses = []
+        if isinstance(loss := run.loss, Conv4Loss):
+            loss, phi, state = loss.enter(now.phi, now.inner_state)
+            now = MetaState(phi, state, now.meta_step)
 
         def sample(steps: range, some: range) -> Episodes:
-            who = draws(run.seed, TRAIN, steps, some, phi.device)
+            who = draws(run.seed, TRAIN, steps, some, now.phi.device)
             return run.tasks.sample(who, self.inner_steps, self.inner_batch)
 
         drawn = in_parts(sample, steps, mine, CHUNK)
+        losses = []
         try:
             for step, parts in zip(steps, drawn, strict=True):
-                carried = state if self.moments == "carry" else None
-                context = (self.inner, carried, self.engine)
-                if work:
-                    pieces = next(parts)
-                    found = [(1, reptile_in_pieces(loss, phi, pieces, work, *context))]
-                else:
-                    found = [
-                        (len(part.order), run.rule(loss, phi, part, *context))
-                        for part in parts
-                    ]
-                target = mean_target(found, run.meta_batch)
-                phi, state, done = (
-                    interpolate(phi, target.phi, run.epsilon(step / run.meta_steps)),
-                    target.state,
-                    step + 1,
-                )
+                target = self._target(run, loss, now, parts, work)
+                epsilon = run.epsilon(step / run.meta_steps)
+                phi = interpolate(now.phi, target.phi, epsilon)
+                now = MetaState(phi, target.state, step + 1)
                 losses.append(target.loss)
         finally:
             if isinstance(loss, Conv4Loss):
-                phi, state = loss.leave(phi, state)
-            self.state = MetaState(phi, state, done)
+                now = MetaState(*loss.leave(now.phi, now.inner_state), now.meta_step)
+            self.state = now
         values: list[float] = torch.stack(losses).tolist()
         seen = [
             ("loss", step, value) for step, value in zip(steps, values, strict=True)
@@ -327,24 +308,45 @@ class MetaLearner:
                 )
         return values
 
-    def _work(self, meta_batch: int) -> list[Piece]:
-        """Cut tasks so that all processes end together; [] to work on whole tasks.
+    def _target(
+        self,
+        run: Run,
+        loss: Loss,
+        now: MetaState,
+        parts: Iterator[Episodes],
+        work: list[Piece] | None,
+    ) -> Target:
+        """Ask the rule about each part of a meta-batch, and average."""
+        state = now.inner_state if self.moments == "carry" else None
+        context = (self.inner, state, self.engine)
+        if work is not None:
+            sums = reptile_in_pieces(loss, now.phi, next(parts), work, *context)
+            return mean_target([(1, sums)], run.meta_batch)
+        found = [
+            (len(part.order), run.rule(loss, now.phi, part, *context)) for part in parts
+        ]
+        return mean_target(found, run.meta_batch)
+
+    def _work(self, meta_batch: int) -> list[Piece] | None:
+        """Cut tasks so that all processes end together; None to work on whole tasks.
 
         It pays where a task keeps a core busy and the rest of the division is large.
         """
         here = world()
         uneven = meta_batch % here.size and meta_batch <= CHUNK
         if not uneven or self.engine != "threads" or self.rule is not reptile:
-            return []
+            return None
         return pieces(meta_batch, self.inner_steps, here)
 
     def agree(self) -> World:
         """Put every process (`workers`) where the first stands; fit begins with it."""
         here = world()
         if here.size > 1:
-            start: list[Any] = [self.state, self.history]
+            phi, state, step = self.state
+            state = state and {name: value.cpu() for name, value in state.items()}
+            start: list[Any] = [phi.cpu(), state, step, self.history, self.engine]
             dist.broadcast_object_list(start)
-            (phi, state, step), self.history = start
+            phi, state, step, self.history, self.engine = start
             if state is not None:
                 state = {name: value.to(self.phi) for name, value in state.items()}
             self.state = MetaState(phi.to(self.phi), state, step)

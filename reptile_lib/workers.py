@@ -14,17 +14,23 @@ import os
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.distributed_c10d import PrefixStore
+from torch.distributed.rendezvous import rendezvous
 
+from reptile_lib import machine
 from reptile_lib.engine import Engine, Loss, adapt
 from reptile_lib.errors import UserError
 from reptile_lib.inner import InnerOptimizer, State
+from reptile_lib.machine import find_device
 from reptile_lib.meta import Target
 from reptile_lib.tasks import Episodes
+
+LAUNCHED = "REPTILE_LAUNCHED"  # environment variable: `launch` started this process
 
 
 class World(NamedTuple):
@@ -58,19 +64,35 @@ def joined(device: str) -> Iterator[str]:
     if "WORLD_SIZE" not in os.environ or int(os.environ["WORLD_SIZE"]) == 1:
         yield device
         return
-    cuda = device.startswith("cuda") or (device == "auto" and torch.cuda.is_available())
-    if cuda:
-        device = f"cuda:{os.environ['LOCAL_RANK']}"
+    cores: set[int] = set()
+    found = find_device(device)
+    if found.type == "cuda":
+        number, count = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
+        if ":" in device or number >= count:
+            raise UserError(
+                f"device {device!r} for {os.environ['LOCAL_WORLD_SIZE']} processes on"
+                f" {count} GPUs: start at most a process a GPU, with --device cuda"
+            )
+        device = f"cuda:{number}"
         torch.cuda.set_device(device)
-    elif os.environ.get("LOCAL_WORLD_SIZE") == str(len(os.sched_getaffinity(0))):
+    elif os.environ.get("LOCAL_WORLD_SIZE") == str(machine.cores()):
         # A process for each core: keep it there, near what its cache holds.
-        core = sorted(os.sched_getaffinity(0))[int(os.environ["LOCAL_RANK"])]
-        os.sched_setaffinity(0, {core})
-    dist.init_process_group("nccl" if cuda else "gloo")
+        cores = machine.pin(int(os.environ["LOCAL_RANK"]))
+    # The store that processes meet in can outlive a restart: without a prefix, new
+    # processes may find the addresses of those that died.
+    store, rank, size = next(rendezvous("env://"))
+    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    dist.init_process_group(
+        "nccl" if found.type == "cuda" else "gloo",
+        store=PrefixStore(f"attempt {attempt}", store),
+        rank=rank,
+        world_size=size,
+    )
     try:
         yield device
     finally:
         dist.destroy_process_group()
+        machine.unpin(cores)
 
 
 def launch(
@@ -99,8 +121,11 @@ def launch(
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-    cores = len(os.sched_getaffinity(0))
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores // processes)))
+    ours = {
+        "OMP_NUM_THREADS": str(max(1, machine.cores() // processes)),
+        LAUNCHED: "1",
+    }
+    before = {name: os.environ.get(name) for name in ours}
     config = LaunchConfig(
         min_nodes=1,
         max_nodes=1,
@@ -112,17 +137,27 @@ def launch(
         monitor_interval=0.5,
         start_method="spawn",
     )
+    os.environ.update({k: v for k, v in ours.items() if before[k] is None})
     try:
         statuses = elastic_launch(config, function)(arguments)
-    except SignalException:  # handed on to the workers, which have saved their work
-        return 130
+    except SignalException as error:  # handed on to the workers, which saved their work
+        return 128 + int(error.sigval)
     except ChildFailedError as error:
         rank, died = next(iter(error.failures.items()))
         raise UserError(
-            f"process {rank} died ({died.message}) and {restarts} new starts did"
-            " not help; go on from the last checkpoint with fewer --processes"
+            f"process {rank} died ({died.message}) and {restarts} new starts did not"
+            " help; go on with --resume and fewer --processes"
         ) from error
+    finally:
+        for name in ours:
+            if before[name] is None:
+                os.environ.pop(name, None)
     return max(int(status) for status in statuses.values())
+
+
+def job() -> str:
+    """Return the name torchrun gave this job, the same after a restart; else ""."""
+    return os.environ.get("TORCHELASTIC_RUN_ID", "")
 
 
 def restarted() -> bool:
@@ -147,13 +182,13 @@ def pieces(tasks: int, inner_steps: int, world: World) -> list[Piece]:
 
     McNaughton's wrap-around rule (1959): lay all tasks end to end and cut the line into
     equal lengths, a length a process. A task that is cut is begun by the later process,
-    first thing, and finished by the earlier one, last thing; since no length is shorter
-    than a task, the one is done before the other begins. 5 tasks of 5 steps take two
-    processes 13 steps; whole tasks would take 15.
+    first thing, and finished by the earlier one, last thing. There must be as many
+    tasks as processes, so that no length is shorter than a task: then the beginning is
+    done before the end is due. 5 tasks of 5 steps take two processes 13 steps; whole
+    tasks would take 15.
     """
     rank, size = world
-    length = max(inner_steps, -(-tasks * inner_steps // size))
-    begin, end = rank * length, min((rank + 1) * length, tasks * inner_steps)
+    begin, end = (r * tasks * inner_steps // size for r in (rank, rank + 1))
     found = []
     for task in range(begin // inner_steps, -(-end // inner_steps)):
         first, last = task * inner_steps, (task + 1) * inner_steps
@@ -194,8 +229,8 @@ def reptile_in_pieces(
     rank = world().rank
     k = episodes.order.shape[1]
     one = inner.init(phi.expand(1, -1))  # shapes a message
-    total = {"theta": torch.zeros_like(phi)}
-    total |= {name: torch.zeros_like(value[0]) for name, value in one.items()}
+    total = torch.zeros_like(phi)
+    states = {name: torch.zeros_like(value[0]) for name, value in one.items()}
     losses = phi.new_zeros(())
     message, request = None, None
     for piece in work:
@@ -203,10 +238,9 @@ def reptile_in_pieces(
         support, order, _ = episodes.part(slice(i, i + 1))
         theta, start = phi, state
         if piece.start > 0:
-            message = torch.empty(phi.numel() + sum(v.numel() for v in one.values()))
-            message = message.to(phi)
-            dist.recv(message, rank + 1)
             sizes = [phi.numel(), *(v.numel() for v in one.values())]
+            message = phi.new_empty(sum(sizes))
+            dist.recv(message, rank + 1)
             theta, *values = torch.split(message, sizes)
             theta = theta[None]
             pairs = zip(one.items(), values, strict=True)
@@ -215,16 +249,16 @@ def reptile_in_pieces(
         done = adapt(loss, theta, support, steps, inner, start, engine)
         losses += done.losses.sum() / k
         if piece.stop < k:
-            states = [done.state[name].reshape(-1) for name in one]
-            message = torch.cat([done.theta[0], *states])
+            rest = [done.state[name].reshape(-1) for name in one]
+            message = torch.cat([done.theta[0], *rest])
             request = dist.isend(message, rank - 1)
             continue
-        total["theta"] += done.theta[0]
+        total += done.theta[0]
         for name in one:
-            total[name] += done.state[name][0]
+            states[name] += done.state[name][0]
     if request is not None:
         request.wait()
-    return Target(total.pop("theta"), total, losses)
+    return Target(total, states, losses)
 
 
 def mean_target(found: list[tuple[int, Target]], count: int) -> Target:
@@ -276,16 +310,25 @@ def gather(values: Tensor) -> Tensor:
 
 
 def first_alone(act: Callable[[], None]) -> None:
-    """Let the first process act; if that fails, every process raises its UserError."""
+    """Let the first process act; if that fails, all raise its UserError.
+
+    Raises:
+        UserError: the first process raised it.
+        RuntimeError: on the others, if the first one raised something else.
+    """
     if world().size == 1:
         act()
         return
-    failure: list[str | None] = [None]
+    failure: list[Any] = [None]
     if world().rank == 0:
         try:
             act()
         except UserError as error:
-            failure = [str(error)]
+            failure = [("", str(error))]
+        except Exception as error:
+            dist.broadcast_object_list([("the first process failed: ", repr(error))])
+            raise
     dist.broadcast_object_list(failure)
     if failure[0] is not None:
-        raise UserError(failure[0])
+        other, text = failure[0]
+        raise RuntimeError(other + text) if other else UserError(text)

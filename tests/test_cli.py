@@ -96,15 +96,18 @@ def test_kill_and_resume_gives_the_same_phi_bit_for_bit(tmp_path):
 def test_ctrl_c_saves_where_it_stands(processes, tmp_path):
     options = [*SMALL, "--meta-steps", 100_000, "--checkpoint-every", 0]
     options += ["--processes", processes]
-    process = start("train", *options, "--out", tmp_path)
-    while not (tmp_path / CHECKPOINT).exists():  # of meta-step 0
+    options += ["--validate-every", 0, "--checkpoint-every", 5]
+    process = start("train", *options, "--out", tmp_path, start_new_session=True)
+    deadline, reached = time.monotonic() + 200, 0
+    while reached < 5 and process.poll() is None and time.monotonic() < deadline:
+        if (tmp_path / CHECKPOINT).exists():
+            reached = checkpoint.load(tmp_path / CHECKPOINT).metadata["meta_step"]
         time.sleep(0.01)
-    time.sleep(3)  # the first meta-steps
-    process.send_signal(signal.SIGINT)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to all processes
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "Traceback" not in err
-    assert checkpoint.load(tmp_path / CHECKPOINT).metadata["meta_step"] > 0
+    assert checkpoint.load(tmp_path / CHECKPOINT).metadata["meta_step"] >= reached > 0
 
 
 def test_validation_classes_go_into_the_history(tmp_path):

@@ -18,7 +18,7 @@ from reptile_lib.conv4_gradient import (
     to_vector,
     workspace,
 )
-from reptile_lib.engine import GROUP, adapt, make_loss
+from reptile_lib.engine import adapt, make_loss
 from reptile_lib.inner import Batch, adam, sgd
 from reptile_lib.models import pad_same
 from reptile_lib.params import layout, ravel
@@ -111,13 +111,13 @@ def test_products_of_a_stack(
 
 
 def test_a_large_stack_is_cut_into_groups_with_the_same_result() -> None:
-    n = GROUP + 3
+    n = Conv4Loss.group + 3
     model = conv4(2, size=9).double()
     loss, _ = make_loss(model, F.cross_entropy)
     support = stack(n, 4, 2, 1, 9, seed=1)
     order = torch.arange(4).view(1, 2, 2).expand(n, -1, -1)
     whole = adapt(loss, ravel(model), support, order, sgd(0.1))
-    for i in (0, GROUP - 1, GROUP, n - 1):
+    for i in (0, Conv4Loss.group - 1, Conv4Loss.group, n - 1):
         one = Batch(support.x[i : i + 1], support.y[i : i + 1])
         alone = adapt(loss, ravel(model), one, order[:1], sgd(0.1))
         torch.testing.assert_close(whole.theta[i], alone.theta[0], rtol=0, atol=1e-12)

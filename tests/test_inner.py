@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from reptile_lib import Batch, UserError, adam, adapt, conv4, gd, mlp, momentum, sgd
-from reptile_lib.engine import Engine, choose_engine, make_loss, map_tasks
+from reptile_lib.engine import Engine, choose_engine, make_loss, map_tasks, precise
 from reptile_lib.inner import InnerOptimizer, mean_state
 from reptile_lib.params import interpolate, layout, ravel
 from tests import textbook
@@ -216,6 +216,24 @@ def test_state_is_averaged_over_tasks() -> None:
     mean = mean_state(states)
     assert mean["v"].tolist() == [2, 4]
     assert mean["step"].item() == 5
+
+
+def test_precision_is_set_and_put_back() -> None:
+    cudnn = torch.backends.cudnn
+
+    def settings() -> tuple[object, ...]:
+        matmul = torch.get_float32_matmul_precision()
+        return matmul, cudnn.allow_tf32, cudnn.enabled, cudnn.deterministic
+
+    before = settings()
+    with precise("tf32"):
+        assert settings() == ("high", True, *before[2:])
+    assert settings() == before
+    with precise("float32"):
+        assert settings() == ("highest", False, *before[2:])
+    with pytest.raises(ZeroDivisionError), precise("tf32"):
+        _ = 1 / 0
+    assert settings() == before
 
 
 def test_engine_is_chosen_by_model_and_device(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -39,7 +39,7 @@ def test_a_row_is_recorded_whole(recorded):
     assert stored == record
     assert stored["inner_steps"] == 4 * 2 * 2
     assert set(stored["metrics"]) == {"1-shot", "5-shot"}
-    assert "--budget short" in stored["command"]
+    assert "--budget short --processes 1" in stored["command"]
     left = sorted(path.name for path in (folder / "glyphs-5way-short").iterdir())
     assert left == ["seed-0.json", "seed-0.safetensors"]
 

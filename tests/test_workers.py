@@ -14,7 +14,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reptile_lib import checkpoint, workers
+from reptile_lib import checkpoint, cli, runs, workers
 from reptile_lib.errors import UserError
 from reptile_lib.meta import Target
 from reptile_lib.runs import CHECKPOINT
@@ -22,16 +22,18 @@ from reptile_lib.workers import World, mean_target, pieces, share
 from tests.test_cli import SMALL, phi
 
 ROOT = Path(__file__).parents[1]
-tasks, steps, sizes = st.integers(1, 40), st.integers(1, 12), st.integers(1, 9)
+steps, sizes = st.integers(1, 12), st.integers(1, 9)
+more = st.integers(0, 40)  # tasks beyond one a process
 
 
 # --- the division of a meta-batch
 
 
-@given(tasks=tasks, steps=steps, size=sizes)
+@given(more=more, steps=steps, size=sizes)
 def test_pieces_are_all_inner_steps_once_and_end_together(
-    tasks: int, steps: int, size: int
+    more: int, steps: int, size: int
 ) -> None:
+    tasks = size + more
     done = [pieces(tasks, steps, World(rank, size)) for rank in range(size)]
     everything = [
         (p.task, step) for part in done for p in part for step in range(p.start, p.stop)
@@ -40,13 +42,15 @@ def test_pieces_are_all_inner_steps_once_and_end_together(
     assert sorted(everything) == expected
     # McNaughton's bound: no schedule can be shorter
     longest = max(sum(p.stop - p.start for p in part) for part in done)
-    assert longest == max(steps, -(-tasks * steps // size))
+    assert longest == -(-tasks * steps // size)
+    assert all(done)  # nobody is idle
 
 
-@given(tasks=tasks, steps=steps, size=sizes)
+@given(more=more, steps=steps, size=sizes)
 def test_a_cut_task_is_begun_before_it_is_finished(
-    tasks: int, steps: int, size: int
+    more: int, steps: int, size: int
 ) -> None:
+    tasks = size + more
     # when each step is done, if all processes start together and never wait
     when: dict[tuple[int, int], int] = {}
     for rank in range(size):
@@ -61,8 +65,8 @@ def test_a_cut_task_is_begun_before_it_is_finished(
 
 
 def test_five_tasks_on_two_processes_by_hand() -> None:
-    assert pieces(5, 5, World(0, 2)) == [(0, 0, 5), (1, 0, 5), (2, 2, 5)]
-    assert pieces(5, 5, World(1, 2)) == [(2, 0, 2), (3, 0, 5), (4, 0, 5)]
+    assert pieces(5, 5, World(0, 2)) == [(0, 0, 5), (1, 0, 5), (2, 3, 5)]
+    assert pieces(5, 5, World(1, 2)) == [(2, 0, 3), (3, 0, 5), (4, 0, 5)]
 
 
 @given(count=st.integers(0, 50), size=sizes)
@@ -134,17 +138,19 @@ def torchrun(processes: int, script: Path, *arguments: Any) -> None:
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("what", ["sine", "glyphs"])
-def test_two_or_three_processes_find_the_phi_of_one(what: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("what", "others"), [("sine", (2,)), ("glyphs", (2, 4))])
+def test_several_processes_find_the_phi_of_one(
+    what: str, others: tuple[int, ...], tmp_path: Path
+) -> None:
     script = tmp_path / "train.py"
     script.write_text(SCRIPT)
     found = []
-    for processes in (1, 2, 3):
+    for processes in (1, *others):
         torchrun(processes, script, what, tmp_path / f"{processes}.pt")
         found.append(torch.load(tmp_path / f"{processes}.pt"))
-    one, *others = found
+    one, *rest = found
     assert one[2][0] != one[2][-1]  # something was learned, or equality says nothing
-    for other in others:
+    for other in rest:
         torch.testing.assert_close(other, one, rtol=0, atol=1e-11)
 
 
@@ -168,7 +174,16 @@ def workers_of(process: subprocess.Popen[str]) -> list[int]:
 def test_a_killed_worker_is_replaced_and_the_run_ends_with_the_same_phi(
     tmp_path: Path,
 ) -> None:
-    options = [*SMALL, "--meta-steps", 150, "--checkpoint-every", 10, "--processes", 2]
+    steps = 600
+    options = [
+        *SMALL,
+        "--meta-steps",
+        steps,
+        "--checkpoint-every",
+        20,
+        "--processes",
+        2,
+    ]
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     process = start("train", *options, "--out", whole)
     _, err = process.communicate(timeout=300)
@@ -181,11 +196,14 @@ def test_a_killed_worker_is_replaced_and_the_run_ends_with_the_same_phi(
         if (killed / CHECKPOINT).exists():
             reached = checkpoint.load(killed / CHECKPOINT).metadata["meta_step"]
         time.sleep(0.005)
-    os.kill(workers_of(process)[-1], signal.SIGKILL)
+    alive = workers_of(process)
+    assert 30 <= reached < steps, "too early or too late to test anything"
+    assert len(alive) == 2
+    os.kill(alive[-1], signal.SIGKILL)
     out, err = process.communicate(timeout=300)
     assert process.returncode == 0, err
     record = json.loads(out.splitlines()[-1])
-    assert 30 <= record["start_step"] < 150
+    assert 30 <= record["start_step"] < steps
     for name, value in phi(whole).items():
         assert torch.equal(value, phi(killed)[name]), name
 
@@ -203,6 +221,46 @@ def test_a_mistake_is_told_once_and_starts_nothing_again(tmp_path: Path) -> None
         assert err.count("reptile_lib:") == 1
         assert words in err
         assert "Traceback" not in err
+
+
+def test_a_second_launcher_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    assert cli.main(["train", "--out", str(tmp_path), "--processes", "2"]) == 2
+    assert "a launcher has started 4; leave --processes out" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("device", ["cuda", "cuda:1"])
+def test_a_process_without_a_gpu_of_its_own_is_told(
+    device: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in (("WORLD_SIZE", 2), ("LOCAL_WORLD_SIZE", 2), ("LOCAL_RANK", 1)):
+        monkeypatch.setenv(name, str(value))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with (
+        pytest.raises(UserError, match=r"2 processes on 1 GPUs: .* a process a GPU"),
+        workers.joined(device),
+    ):
+        pass
+
+
+def test_a_refused_folder_is_not_taken_over_by_a_restart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = runs.complete({"meta_steps": 2, "meta_batch": 1, "inner_steps": 1})
+    data = runs.load_data(config)
+    runs.train(config, data, tmp_path, device="cpu")
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "another job")
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+    with pytest.raises(UserError, match="already holds a run"):
+        runs.train(config, data, tmp_path, device="cpu")
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "0")
+    runs.train(config, data, tmp_path, device="cpu", resume="always")
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+    _, start_step = runs.train(config, data, tmp_path, device="cpu")
+    assert start_step == 2
 
 
 def test_no_number_of_processes_is_named() -> None:

@@ -1,0 +1,137 @@
+"""Those that race: each does meta-steps of one cell and returns the seconds.
+
+All start from the same φ and see the same tasks. The library draws them inside the
+timing, as `fit` does; the others are handed tasks drawn beforehand.
+"""
+
+import time
+from importlib.util import find_spec
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.utils import parameters_to_vector
+
+from benchmarks import textbook
+from benchmarks.problems import EPSILON, Cell, episodes, learner, problem
+from benchmarks.timing import synchronize
+from reptile_lib.capture import WARM_UP
+from reptile_lib.params import layout, ravel
+from reptile_lib.tasks import Episodes
+from reptile_lib.train import CHUNK
+
+NO_JAX = "JAX is left out: pip install -r requirements-bench.txt -c constraints.txt"
+
+
+def drawn(cell: Cell, device: torch.device) -> list[Episodes]:
+    """Draw the tasks of up to 16 meta-steps, 256 tasks at most."""
+    tasks = problem(cell.problem, cell.ways, device).tasks
+    count = max(1, min(16, 256 // cell.meta_batch))
+    return [episodes(cell, tasks, step, device) for step in range(count)]
+
+
+class Library:
+    """`MetaLearner.fit` in the middle of a run; with several processes, this one's.
+
+    On a CPU the timing is that of the whole call. On a GPU `fit` begins by recording
+    graphs, which pays in a run of thousands of meta-steps, not in the few of a
+    repetition: there, full rounds of drawing go by before the clock starts.
+    """
+
+    def __init__(self, cell: Cell, device: torch.device) -> None:
+        self.cell, self.device = cell, device
+        self.learner, self.tasks = learner(cell, device)
+        self.skipped = 0
+        if device.type == "cuda":
+            drawn_at_once = max(1, CHUNK // cell.meta_batch)
+            self.skipped = drawn_at_once * -(-(WARM_UP + 1) // drawn_at_once)
+
+    def __call__(self, meta_steps: int) -> float:
+        """Do the next meta-steps of the run."""
+        self.learner.history.clear()
+        calls, began = 0, time.perf_counter()
+
+        def epsilon(done: float) -> float:  # `fit` calls it at the end of a meta-step
+            nonlocal calls, began
+            calls += 1
+            if calls == self.skipped:
+                synchronize(self.device)
+                began = time.perf_counter()
+            return EPSILON
+
+        self.learner.fit(
+            self.tasks,
+            meta_steps=self.learner.state.meta_step + self.skipped + meta_steps,
+            meta_batch=self.cell.meta_batch,
+            epsilon=epsilon,
+        )
+        synchronize(self.device)
+        return time.perf_counter() - began
+
+    @property
+    def phi(self) -> Tensor:
+        """φ [P] as it is now."""
+        return self.learner.phi
+
+
+class Textbook:
+    """The serial loop of `textbook`."""
+
+    def __init__(self, cell: Cell, device: torch.device) -> None:
+        self.problem, self.device = problem(cell.problem, cell.ways, device), device
+        self.batches = drawn(cell, device)
+
+    def __call__(self, meta_steps: int) -> float:
+        """Do meta-steps on the drawn tasks, over and over."""
+        it = self.problem
+        began = time.perf_counter()
+        for i in range(meta_steps):
+            tasks = self.batches[i % len(self.batches)]
+            textbook.meta_step(it.model, it.criterion, it.optimizer, tasks, EPSILON)
+        synchronize(self.device)
+        return time.perf_counter() - began
+
+    @property
+    def phi(self) -> Tensor:
+        """φ [P] as it is now."""
+        return parameters_to_vector(self.problem.model.parameters()).detach()
+
+
+class Jax:
+    """The compiled loop of `jax_loop`; making one compiles it."""
+
+    def __init__(self, cell: Cell, device: torch.device) -> None:
+        from benchmarks import jax_loop
+
+        self.loop = jax_loop
+        it = problem(cell.problem, cell.ways, device)
+        self.where = layout(it.model)
+        self.parameters = jax_loop.enter(ravel(it.model), self.where)
+        self.batches = [jax_loop.arrays(tasks) for tasks in drawn(cell, device)]
+        began = time.perf_counter()
+        self.step = jax_loop.compiled(cell, self.parameters, self.batches[0], EPSILON)
+        self.compile_seconds = time.perf_counter() - began
+
+    def __call__(self, meta_steps: int) -> float:
+        """Do meta-steps on the drawn tasks, over and over."""
+        began = time.perf_counter()
+        self.parameters = self.loop.run(
+            self.step, self.parameters, self.batches, meta_steps
+        )
+        return time.perf_counter() - began
+
+    @property
+    def phi(self) -> Tensor:
+        """φ [P] as it is now."""
+        return self.loop.leave(self.parameters, self.where)
+
+
+def jax_version(device: torch.device) -> str | None:
+    """Return JAX's version; None where it is missing or cannot use `device`."""
+    if find_spec("jax") is None:
+        return None
+    from benchmarks.jax_loop import jax
+
+    usable: Any = device.type == "cpu" or jax.default_backend() == "gpu"
+    version: str = jax.__version__
+    return version if usable else None

@@ -1,0 +1,120 @@
+"""Seconds a meta-step, side by side, and the share of the arithmetic limit."""
+
+from typing import Any
+
+import torch
+
+from benchmarks.contenders import Jax, Library, Textbook, jax_version
+from benchmarks.limit import Product, conv4_flops, product_flops
+from benchmarks.problems import BATCH, Cell
+from benchmarks.processes import Team
+from benchmarks.timing import QUICK, Contender, Effort, Timing, measure
+
+META_BATCHES = (1, 5, 32, 256)
+INNER_STEPS = (1, 5, 10)
+WAYS = (10, 20)
+"""On top of 5, at 5 tasks and 5 inner steps."""
+
+Record = dict[str, Any]
+
+
+def cells(quick: bool) -> list[Cell]:
+    """Return what is timed, small cells first."""
+    if quick:
+        return [Cell("sine", 5, 5), Cell("conv4", 2, 1)]
+    found = [
+        Cell(name, n, k)
+        for name in ("sine", "conv4")
+        for n in META_BATCHES
+        for k in INNER_STEPS
+    ]
+    return found + [Cell("conv4", 5, 5, ways) for ways in WAYS]
+
+
+def product_rates(device: torch.device, effort: Effort) -> dict[int, float]:
+    """Return operations a second of products of matrices, by their size."""
+    sizes = [512, 1024, 2048]
+    if effort is QUICK:
+        sizes = [128, 256]
+    elif device.type == "cuda":
+        sizes += [4096, 8192]
+    products: dict[str, Contender] = {str(n): Product(n, device) for n in sizes}
+    found = measure(products, effort)
+    return {n: product_flops(n) / found[str(n)].seconds for n in sizes}
+
+
+def race(device: torch.device, effort: Effort, team: Team | None) -> Record:
+    """Time all cells; `team` is two processes that share all cores.
+
+    Returns:
+        What README.md says under "limit" and "speed".
+    """
+    rates = product_rates(device, effort)
+    size = max(rates, key=rates.__getitem__)
+    print(f"  products of matrices: {rates[size] / 1e9:.0f} GFLOP/s at {size} rows")
+    product = Product(size, device)
+    for name in ("sine", "conv4"):  # the first use imports much
+        Textbook(Cell(name, 1, 1), device)(1)
+    rows = [
+        time_cell(cell, device, effort, team, product)
+        for cell in cells(effort is QUICK)
+    ]
+    limit = {
+        "flops_per_second": {str(n): rate for n, rate in rates.items()},
+        "size": size,
+    }
+    return {"limit": limit, "speed": rows}
+
+
+def time_cell(
+    cell: Cell,
+    device: torch.device,
+    effort: Effort,
+    team: Team | None,
+    product: Product,
+) -> Record:
+    """Let the contenders of one cell take turns."""
+    racing: dict[str, Contender] = {
+        "textbook": Textbook(cell, device),
+        "library": Library(cell, device),
+    }
+    compile_seconds = None
+    if jax_version(device):
+        racing["jax"] = jax = Jax(cell, device)
+        compile_seconds = jax.compile_seconds
+    if cell.problem == "conv4":
+        racing["product"] = product
+        if team and cell.meta_batch > 1:
+            racing["two processes"] = team.contender(cell)
+    found = measure(racing, effort)
+    multiplied = found.pop("product", None)
+    row: Record = vars(cell) | {
+        "contenders": {
+            name: found[name].as_dict() if name in found else None
+            for name in ("textbook", "library", "two processes", "jax")
+        },
+        "jax_compile_seconds": compile_seconds,
+    }
+    print(f"  {describe(cell)}: {compare(found)}")
+    if multiplied:
+        rate = product_flops(len(product.a)) / multiplied.seconds
+        flops = conv4_flops(BATCH, cell.ways) * cell.meta_batch * cell.inner_steps
+        row["flops"], row["flops_per_second"] = flops, rate
+        row["share"] = {name: flops / rate / t.seconds for name, t in found.items()}
+    return row
+
+
+def describe(cell: Cell) -> str:
+    """Return a cell in words."""
+    ways = f" {cell.ways}-way" if cell.problem == "conv4" else ""
+    return f"{cell.problem}{ways}, {cell.meta_batch} tasks, k = {cell.inner_steps}"
+
+
+def compare(found: dict[str, Timing]) -> str:
+    """Return milliseconds a meta-step, and how many times the textbook's speed."""
+    base = found["textbook"].seconds
+    return ", ".join(
+        f"{name} {1e3 * t.seconds:.3g} ms"
+        + ("" if name == "textbook" else f" ({base / t.seconds:.2g}x)")
+        for name, t in found.items()
+    )
