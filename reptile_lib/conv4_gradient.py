@@ -145,30 +145,26 @@ def _as_matrix(name: str, shape: torch.Size) -> tuple[torch.Size, tuple[int, ...
 
 def to_matrices(vector: Tensor, where: Layout) -> Tensor:
     """Reorder vectors [..., P] in Conv4's layout for the products below."""
+    return _reorder(vector, where, back=False)
+
+
+def to_vector(matrices: Tensor, where: Layout) -> Tensor:
+    """Undo `to_matrices`."""
+    return _reorder(matrices, where, back=True)
+
+
+def _reorder(vector: Tensor, where: Layout, back: bool) -> Tensor:
     parts, lead = [], vector.shape[:-1]
     named = zip(
         where.names, where.shapes, torch.split(vector, where.sizes, -1), strict=True
     )
     for name, shape, part in named:
         shape, axes = _as_matrix(name, shape)
-        view = part.reshape(*lead, *shape)
+        if back:
+            shape = torch.Size([shape[axis] for axis in axes])
+            axes = tuple(sorted(range(len(axes)), key=axes.__getitem__))
         order = (*range(len(lead)), *(len(lead) + axis for axis in axes))
-        parts.append(view.permute(order).flatten(len(lead)))
-    return torch.cat(parts, -1)
-
-
-def to_vector(matrices: Tensor, where: Layout) -> Tensor:
-    """Undo `to_matrices`."""
-    parts, lead = [], matrices.shape[:-1]
-    named = zip(
-        where.names, where.shapes, torch.split(matrices, where.sizes, -1), strict=True
-    )
-    for name, shape, part in named:
-        shape, axes = _as_matrix(name, shape)
-        view = part.reshape(*lead, *(shape[axis] for axis in axes))
-        back = sorted(range(len(axes)), key=axes.__getitem__)
-        order = (*range(len(lead)), *(len(lead) + axis for axis in back))
-        parts.append(view.permute(order).flatten(len(lead)))
+        parts.append(part.reshape(*lead, *shape).permute(order).flatten(len(lead)))
     return torch.cat(parts, -1)
 
 

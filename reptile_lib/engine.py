@@ -184,9 +184,13 @@ def adapt(
         differentiable: keep the graph, so that φ̃ can be differentiated by φ (MAML).
             Memory then grows with k, and tasks are stacked whatever `engine` says.
     """
-    if isinstance(loss, Conv4Loss | MlpLoss) and loss.takes(support):  # noqa: SIM102
-        if engine != "serial" and not differentiable:
-            return _written(loss, phi, support, order, inner, state, engine)
+    if (
+        isinstance(loss, Conv4Loss | MlpLoss)
+        and loss.takes(support)
+        and engine != "serial"
+        and not differentiable
+    ):
+        return _written(loss, phi, support, order, inner, state, engine)
     theta, start = _expand(phi, state, inner, len(order))
     # A stack of one is slower than a task on its own.
     if differentiable or (engine == "stacked" and len(order) > 1):
@@ -223,10 +227,15 @@ def _written(
     engine: Engine,
 ) -> Adapted:
     """Take the gradient that is written out, in its own order of the parameters."""
-    keep_freed_memory()
-    n, outside = len(order), isinstance(loss, Conv4Loss) and not loss.inside
-    if isinstance(loss, Conv4Loss) and outside:
+    if isinstance(loss, Conv4Loss) and not loss.inside:
         loss, phi, state = loss.enter(phi, state)
+        theta, states, losses = _written(
+            loss, phi, support, order, inner, state, engine
+        )
+        theta, left = loss.leave(theta, states)
+        return Adapted(theta, left or {}, losses)
+    keep_freed_memory()
+    n = len(order)
     theta, start = _expand(phi, state, inner, n)
     size = 1 if engine == "threads" else loss.group if phi.device.type == "cpu" else n
 
@@ -237,11 +246,7 @@ def _written(
         return Adapted(*loss.adapt(theta[rows], own, examples, order[rows], inner))
 
     spread: Engine = "threads" if size == 1 else "serial"
-    adapted = _joined(torch.cat, _each_task(some, -(-n // size), spread))
-    if not isinstance(loss, Conv4Loss) or not outside:
-        return adapted
-    found, states = loss.leave(adapted.theta, adapted.state)
-    return Adapted(found, states or {}, adapted.losses)
+    return _joined(torch.cat, _each_task(some, -(-n // size), spread))
 
 
 def _stacked(

@@ -271,12 +271,6 @@ def write_headline(folder: Path) -> None:
         temporary.write_text(headline(folder), encoding="utf-8")
 
 
-def rows_of(folder: Path) -> list[str]:
-    """Return the few-shot rows that the headline table shows, recorded or not."""
-    shown = [row for row in ROWS if row != "sine" and not row.endswith("-reset")]
-    return [name for row in shown for name in (row, f"{row}-short")]
-
-
 def headline(folder: Path) -> str:
     """Make a MyST table of the recorded rows: a line a row, shots and protocol.
 
@@ -286,7 +280,8 @@ def headline(folder: Path) -> str:
         "| row | shots | protocol | measured, % | published, % | seeds | minutes |",
         "|---|---|---|---|---|---|---|",
     ]
-    for row in rows_of(folder):
+    few_shot = [row for row in ROWS if row != "sine" and not row.endswith("-reset")]
+    for row in (name for full in few_shot for name in (full, f"{full}-short")):
         records = results.read(folder / row)
         for shots in SHOTS if records else ():
             for protocol in ("transductive", "non_transductive"):

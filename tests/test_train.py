@@ -2,7 +2,6 @@
 
 import math
 import shutil
-import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,9 +10,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
+from benchmarks.memory import LiveTensors
 from reptile_lib import (
     FOMAML,
     MAML,
@@ -352,33 +350,12 @@ def test_more_meta_steps_continue_a_run() -> None:
 # --- memory
 
 
-class Peak(TorchDispatchMode):
-    """Measure the peak number of bytes in tensors that are alive."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.alive: dict[int, tuple[weakref.ref[Any], int]] = {}
-        self.peak = 0
-
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
-    ) -> Any:
-        out = func(*args, **(kwargs or {}))
-        for leaf in tree_leaves(out):
-            if isinstance(leaf, Tensor):
-                storage = leaf.untyped_storage()
-                self.alive[storage._cdata] = (weakref.ref(storage), storage.nbytes())
-        self.alive = {k: v for k, v in self.alive.items() if v[0]() is not None}
-        self.peak = max(self.peak, sum(size for _, size in self.alive.values()))
-        return out
-
-
 def peak_bytes(method: Make, k: int, engine: Engine) -> int:
     model = mlp(1, 40, 40, 1, activation=nn.Tanh)
     loss, _ = make_loss(model, F.mse_loss)
     learner = method(model, adam(0.01), k, 4, criterion=F.mse_loss, engine=engine)
     episodes = SINE.sample(draws(0, TRAIN, range(1), range(2), CPU), k, 4)
-    with Peak() as measured:
+    with LiveTensors() as measured:
         learner.rule(loss, learner.phi, episodes, learner.inner, None, engine)
     return measured.peak
 
@@ -402,7 +379,7 @@ def test_memory_of_maml_grows_with_the_inner_steps() -> None:
 def test_memory_is_bounded_for_a_meta_batch_of_any_size(engine: Engine) -> None:
     def peak(meta_batch: int) -> int:
         learner = sine_learner(engine=engine)
-        with Peak() as measured:
+        with LiveTensors() as measured:
             fit(learner, meta_steps=1, meta_batch=meta_batch)
         return measured.peak
 
