@@ -218,11 +218,9 @@ class Link:
     """Buffers and views between a block and the next: padding, cutting, and back."""
 
     windows: Tensor  # [n, B, o, o, 3, 3, 64]: overlapping views of the padded input
-    patches: Tensor  # [n, N, 9·64]
-    patches_g: Tensor  # [n, N, 9·64]: its gradient
-    padded_g: Tensor  # [n, B, H, H, 64]: gradient of the padded input
-    y_g: Tensor  # [n, B, h, h, 64]: the same without the padding
-    shifts: tuple[tuple[Tensor, Tensor], ...]  # 9 views of `padded_g`, `patches_g`
+    patches: Tensor  # [n, N, 9·64]; on the way back, their gradient
+    y_g: Tensor  # [n, B, h, h, 64]: gradient of y
+    overlaps: tuple[tuple[Tensor, Tensor], ...]  # pixels, and the patches they are in
 
 
 @dataclass(frozen=True)
@@ -277,16 +275,19 @@ def _link(n: int, batch: int, h: int, like: Tensor) -> tuple[Tensor, Link]:
     total, inner = before + h + behind, slice(before, before + h)
     padded, padded_g = (like.new_zeros(n, batch, total, total, WIDTH) for _ in range(2))
     o = -(-h // 2)
-    patches, patches_g = (like.new_empty(n, batch * o * o, 9 * WIDTH) for _ in range(2))
-    by_pixel = patches_g.view(n, batch, o, o, 3, 3, WIDTH)
-    reach = 2 * o - 1
-    shifts = tuple(
-        (padded_g[:, :, r : r + reach : 2, c : c + reach : 2], by_pixel[..., r, c, :])
-        for r in range(3)
-        for c in range(3)
+    patches = like.new_empty(n, batch * o * o, 9 * WIDTH)
+    # Row 2i + r, column 2j + c of a padded image stands in the patch (i, j) and, where
+    # r or c is 0, in those before it. The last row and column are padding.
+    pixels = padded_g[:, :, :-1, :-1].view(n, batch, o, 2, o, 2, WIDTH)
+    parts = patches.view(n, batch, o, o, 3, 3, WIDTH).transpose(3, 4)
+    overlaps = (
+        (pixels, parts[:, :, :, :2, :, :2]),
+        (pixels[:, :, 1:, 0], parts[:, :, :-1, 2, :, :2]),
+        (pixels[..., 1:, 0, :], parts[:, :, :, :2, :-1, 2]),
+        (pixels[:, :, 1:, 0, 1:, 0], parts[:, :, :-1, 2, :-1, 2]),
     )
     y, y_g = padded[:, :, inner, inner], padded_g[:, :, inner, inner]
-    return y, Link(windows(padded), patches, patches_g, padded_g, y_g, shifts)
+    return y, Link(windows(padded), patches, y_g, overlaps)
 
 
 def products(a: Tensor, b: Tensor, out: Tensor, bf16: bool = False) -> Tensor:
@@ -342,9 +343,10 @@ def gradient(space: Workspace, patches: Tensor, y: Tensor, eps: float = 1e-3) ->
     features = blocks[-1].y.flatten(2)
     logits = torch.baddbmm(space.out_bias, features, space.out.mT)
     scores = logits.log_softmax(2)
-    values = -scores.gather(2, y[:, :, None]).mean((1, 2))
+    chosen = y[:, :, None]
+    values = scores.gather(2, chosen).neg_()
 
-    d = scores.exp_().sub_(F.one_hot(y, logits.shape[2])).div_(batch)
+    d = scores.exp_().scatter_add_(2, chosen, -torch.ones_like(values)).div_(batch)
     torch.bmm(d.mT, features, out=space.out_g)
     torch.sum(d, 1, keepdim=True, out=space.out_bias_g)
     y_g = torch.bmm(d, space.out).view_as(blocks[-1].y)
@@ -364,12 +366,13 @@ def gradient(space: Workspace, patches: Tensor, y: Tensor, eps: float = 1e-3) ->
         products(inputs[i].mT, g, block.weight_g, space.bf16)
         if i > 0:
             link = links[i - 1]
-            products(g, block.weight.mT, link.patches_g, space.bf16)
-            link.padded_g.zero_()
-            for pixels, part in link.shifts:
+            products(g, block.weight.mT, link.patches, space.bf16)
+            (pixels, part), *overlaps = link.overlaps
+            pixels.copy_(part)
+            for pixels, part in overlaps:
                 pixels.add_(part)
             y_g = link.y_g
-    return values
+    return values.mean((1, 2))
 
 
 def _pixelwise(values: Tensor) -> Tensor:

@@ -114,23 +114,26 @@ def adam(
 
     def one_minus_power(beta: float, step: Tensor) -> Tensor:
         # 1 − βᵗ; expm1 keeps it exact in float32, where 1 − 0.999 loses five digits.
+        if beta == 0:
+            return torch.ones_like(step).unsqueeze(-1)
         return -torch.expm1(step.unsqueeze(-1) * math.log(beta))
 
     def update(g: Tensor, state: State, theta: Tensor) -> tuple[Tensor, State]:
         step = state["step"] + 1
-        # In place on what was made here: the vectors are long, and memory is slow.
+        # As few passes as can be: the vectors are long, and memory is slow.
         v = (beta2 * state["v"]).addcmul_(g, g, value=1 - beta2)
         new = {"step": step, "v": v}
-        scale = v if beta2 == 0 else v / one_minus_power(beta2, step)
         direction = g
         if beta1 > 0:
             new["m"] = torch.lerp(state["m"], g, 1 - beta1)
             direction = new["m"] / one_minus_power(beta1, step)
+        power = one_minus_power(beta2, step)
         if torch.is_grad_enabled():
             # The root of a zero has an infinite slope, which MAML would meet.
-            root = scale.clamp_min(torch.finfo(scale.dtype).tiny).sqrt() + eps
+            root = v.clamp_min(torch.finfo(v.dtype).tiny).sqrt()
         else:
-            root = scale.sqrt().add_(eps)
+            root = v.sqrt()
+        root = torch.addcmul(root.new_full((), eps), root, power.rsqrt())
         return torch.addcdiv(theta, direction, root, value=-lr), new
 
     return InnerOptimizer("adam", lr, init, update)

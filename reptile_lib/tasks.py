@@ -187,15 +187,15 @@ class FewShotTasks:
         count, examples = images.shape[:2]
         chosen = draws.distinct(0, self.ways, count)  # [m, ways]
         which = draws.permutations(1, self.ways, examples)  # [m, ways, examples]
-        which = which[..., : self.shots + self.query_shots]
-        x = images[chosen[..., None], which]  # [m, ways, shots + query, c, h, w]
-        labels = torch.arange(self.ways, device=x.device)
+        labels = torch.arange(self.ways, device=images.device)
 
-        def batch(x: Tensor) -> Batch:
-            y = labels.repeat_interleave(x.shape[2]).expand(len(x), -1)
-            return Batch(x.flatten(1, 2).to(torch.get_default_dtype()) / 255, y)
+        def batch(which: Tensor) -> Batch:
+            x = images[chosen[..., None], which].flatten(1, 2)
+            y = labels.repeat_interleave(which.shape[2]).expand(len(x), -1)
+            return Batch(x.to(torch.get_default_dtype()).div_(255), y)
 
-        support, query = batch(x[:, :, : self.shots]), batch(x[:, :, self.shots :])
+        support = batch(which[..., : self.shots])
+        query = batch(which[..., self.shots : self.shots + self.query_shots])
         size = self.ways * self.shots
         order = minibatch_order(draws, 2, size, inner_steps, inner_batch)
         return Episodes(support, order, query)

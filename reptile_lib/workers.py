@@ -28,9 +28,12 @@ from reptile_lib.errors import UserError
 from reptile_lib.inner import InnerOptimizer, State
 from reptile_lib.machine import find_device
 from reptile_lib.meta import Target
+from reptile_lib.shared import Shared
 from reptile_lib.tasks import Episodes
 
 LAUNCHED = "REPTILE_LAUNCHED"  # environment variable: `launch` started this process
+
+_shared: Shared | None = None  # the memory of processes that `joined` on one machine
 
 
 class World(NamedTuple):
@@ -88,9 +91,15 @@ def joined(device: str) -> Iterator[str]:
         rank=rank,
         world_size=size,
     )
+    global _shared
+    one_machine = os.environ.get("LOCAL_WORLD_SIZE") == str(size)
+    _shared = Shared() if one_machine and found.type == "cpu" else None
     try:
         yield device
     finally:
+        if _shared is not None:
+            _shared.close()
+            _shared = None
         dist.destroy_process_group()
         machine.unpin(cores)
 
@@ -232,15 +241,20 @@ def reptile_in_pieces(
     total = torch.zeros_like(phi)
     states = {name: torch.zeros_like(value[0]) for name, value in one.items()}
     losses = phi.new_zeros(())
-    message, request = None, None
+    message = phi.new_empty(phi.numel() + sum(v.numel() for v in one.values()))
+    request = None
+    if _shared is not None:
+        _shared.reserve(message.numel(), message.dtype)
     for piece in work:
         i = piece.task - work[0].task
         support, order, _ = episodes.part(slice(i, i + 1))
         theta, start = phi, state
         if piece.start > 0:
+            if _shared is not None:
+                message = _shared.take(message, rank + 1)
+            else:
+                dist.recv(message, rank + 1)
             sizes = [phi.numel(), *(v.numel() for v in one.values())]
-            message = phi.new_empty(sum(sizes))
-            dist.recv(message, rank + 1)
             theta, *values = torch.split(message, sizes)
             theta = theta[None]
             pairs = zip(one.items(), values, strict=True)
@@ -251,7 +265,10 @@ def reptile_in_pieces(
         if piece.stop < k:
             rest = [done.state[name].reshape(-1) for name in one]
             message = torch.cat([done.theta[0], *rest])
-            request = dist.isend(message, rank - 1)
+            if _shared is not None:
+                _shared.hand_on(message, rank - 1)
+            else:
+                request = dist.isend(message, rank - 1)
             continue
         total += done.theta[0]
         for name in one:
@@ -292,7 +309,10 @@ def mean_target(found: list[tuple[int, Target]], count: int) -> Target:
 def add_up(tensors: list[Tensor]) -> list[Tensor]:
     """Sum each tensor over all processes, in one message."""
     flat = torch.cat([t.reshape(-1) for t in tensors])
-    dist.all_reduce(flat)
+    if _shared is not None:
+        flat = _shared.add_up(flat)
+    else:
+        dist.all_reduce(flat)
     parts = torch.split(flat, [t.numel() for t in tensors])
     return [part.view_as(t) for part, t in zip(parts, tensors, strict=True)]
 
