@@ -5,10 +5,11 @@ from reptile_lib.engine import adapt
 from reptile_lib.errors import UserError
 from reptile_lib.evaluate import Evaluation, Score, adaptation_curve, evaluate
 from reptile_lib.inner import Batch, adam, gd, momentum, sgd
-from reptile_lib.meta import constant, linear
+from reptile_lib.meta import constant, cosine, linear
 from reptile_lib.models import conv4, mlp
 from reptile_lib.optim import Interpolated
 from reptile_lib.quadratics import Quadratics
+from reptile_lib.stopping import SwitchAtThreshold, SwitchEvery
 from reptile_lib.tasks import FewShotTasks, Sine
 from reptile_lib.train import FOMAML, MAML, Joint, MetaLearner, Reptile
 
@@ -27,12 +28,15 @@ __all__ = [
     "Score",
     "Sine",
     "Splits",
+    "SwitchAtThreshold",
+    "SwitchEvery",
     "UserError",
     "adam",
     "adapt",
     "adaptation_curve",
     "constant",
     "conv4",
+    "cosine",
     "evaluate",
     "gd",
     "linear",

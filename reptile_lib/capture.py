@@ -75,9 +75,11 @@ def _run(recording: Recording, inputs: list[Tensor]) -> Target:
     else:
         recording.graph.replay()
     assert recording.target is not None
-    phi, state, loss = recording.target
+    phi, state, loss, steps = recording.target
     copies = state and {name: value.clone() for name, value in state.items()}
-    return Target(phi.clone(), copies, loss.clone())
+    return Target(
+        phi.clone(), copies, loss.clone(), None if steps is None else steps.clone()
+    )
 
 
 def _record(recording: Recording) -> tuple["torch.cuda.CUDAGraph", Target]:

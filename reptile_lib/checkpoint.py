@@ -1,4 +1,4 @@
-"""Checkpoints: one safetensors file with φ, the inner state and JSON metadata.
+"""Checkpoints: one safetensors file with φ, the optimisers' states, JSON metadata.
 
 φ is stored as the model's named tensors, so any tool that reads safetensors can use it.
 Nothing is unpickled.
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from reptile_lib.errors import UserError
 from reptile_lib.files import written_whole
-from reptile_lib.inner import State
+from reptile_lib.inner import InnerOptimizer, State
 from reptile_lib.params import Layout, unravel
 
 FORMAT = "reptile_lib checkpoint 1"
@@ -24,8 +24,9 @@ FORMAT = "reptile_lib checkpoint 1"
 class Checkpoint(NamedTuple):
     """What a file holds."""
 
+    path: Path
     phi: dict[str, Tensor]
-    inner_state: State | None
+    states: dict[str, State | None]
     metadata: dict[str, Any]
 
     def vector(self, layout: Layout) -> Tensor:
@@ -45,15 +46,41 @@ class Checkpoint(NamedTuple):
                 )
         return torch.cat([self.phi[name].flatten() for name in layout.names])
 
+    def state(
+        self, part: str, optimizer: InnerOptimizer | None, phi: Tensor
+    ) -> State | None:
+        """Return the "inner" or "outer" state, on the device and of the type of φ.
+
+        Raises:
+            UserError: it is another optimiser's.
+        """
+        found = self.states[part]
+        if found is None:
+            return None
+        if optimizer is None or found.keys() != optimizer.init(phi).keys():
+            raise UserError(
+                f"{self.path} holds the state {sorted(found)} of another {part}"
+                f" optimiser than {optimizer and optimizer.name}; build the one it was"
+                " trained with"
+            )
+        return {name: value.to(phi) for name, value in found.items()}
+
 
 def save(
     path: Path,
     phi: Tensor,
     layout: Layout,
-    inner_state: State | None,
+    states: dict[str, State | None],
     metadata: dict[str, Any],
 ) -> None:
     """Write a checkpoint; the file appears whole or not at all.
+
+    Args:
+        path: where.
+        phi: [P].
+        layout: names and shapes of the parameters in φ.
+        states: of the "inner" and "outer" optimiser.
+        metadata: for JSON.
 
     Raises:
         UserError: φ is not finite, or the file cannot be written.
@@ -63,8 +90,9 @@ def save(
     tensors = {
         f"phi/{name}": t.clone().cpu() for name, t in unravel(phi, layout).items()
     }
-    for name, value in (inner_state or {}).items():
-        tensors[f"inner/{name}"] = value.contiguous().cpu()
+    for part, state in states.items():
+        for name, value in (state or {}).items():
+            tensors[f"{part}/{name}"] = value.contiguous().cpu()
     header = {"format": FORMAT, "metadata": json.dumps(metadata)}
     with written_whole(path) as temporary:
         try:
@@ -94,9 +122,10 @@ def load(path: Path) -> Checkpoint:
         raise UserError(
             f"{path} is no {FORMAT!r} but {header.get('format')!r}; {remedy}"
         )
-    parts: dict[str, dict[str, Tensor]] = {"phi": {}, "inner": {}}
+    parts: dict[str, dict[str, Tensor]] = {"phi": {}, "inner": {}, "outer": {}}
     for key, value in tensors.items():
         part, _, name = key.partition("/")
         parts[part][name] = value
     metadata = json.loads(header["metadata"])
-    return Checkpoint(parts["phi"], parts["inner"] or None, metadata)
+    states = {part: parts[part] or None for part in ("inner", "outer")}
+    return Checkpoint(path, parts["phi"], states, metadata)

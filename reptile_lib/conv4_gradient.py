@@ -64,19 +64,23 @@ class Conv4Loss:
         return support.x.dim() == 5 and support.y.dim() == 2
 
     def enter(
-        self, phi: Tensor, state: State | None
-    ) -> tuple["Conv4Loss", Tensor, State | None]:
-        """Turn parameters and state to matrix order, with a loss that takes them so.
+        self, phi: Tensor, states: list[State | None]
+    ) -> tuple["Conv4Loss", Tensor, list[State | None]]:
+        """Turn parameters and states to matrix order, with a loss that takes them so.
 
         The outer step, means and inner optimisers are the same in either order, so
         that many meta-steps can pass between `enter` and `leave`.
         """
         inside = replace(self, inside=True)
-        return inside, to_matrices(phi, self.where), self._state(state, to_matrices)
+        turned = [self._state(state, to_matrices) for state in states]
+        return inside, to_matrices(phi, self.where), turned
 
-    def leave(self, theta: Tensor, state: State | None) -> tuple[Tensor, State | None]:
+    def leave(
+        self, theta: Tensor, states: list[State | None]
+    ) -> tuple[Tensor, list[State | None]]:
         """Undo `enter`."""
-        return to_vector(theta, self.where), self._state(state, to_vector)
+        turned = [self._state(state, to_vector) for state in states]
+        return to_vector(theta, self.where), turned
 
     def _state(
         self, state: State | None, reorder: Callable[[Tensor, Layout], Tensor]
@@ -97,7 +101,7 @@ class Conv4Loss:
         support: Batch,
         order: Tensor,
         inner: InnerOptimizer,
-    ) -> tuple[Tensor, State, Tensor]:
+    ) -> tuple[Tensor, State, Tensor, Tensor | None]:
         """Run k inner steps on a stack of tasks, all in matrix order.
 
         Args:
@@ -108,7 +112,7 @@ class Conv4Loss:
             inner: the inner optimiser.
 
         Returns:
-            theta [n, P], state, losses [n, k].
+            theta [n, P], state, losses [n, k], steps taken [n] where they are counted.
         """
         n, k, b = order.shape
         space = self._space(n, b, support.x.shape[-1], theta)
@@ -117,12 +121,14 @@ class Conv4Loss:
         patches, y = patches.flatten(0, 1), support.y.flatten()
         order = order + size * torch.arange(n, device=order.device)[:, None, None]
         losses = theta.new_empty(n, k)
+        taken = inner.counter(theta[:, 0])
         for j in range(k):
             space.theta.copy_(theta)
             chosen = order[:, j]
-            losses[:, j] = gradient(space, patches[chosen], y[chosen], self.eps)
-            theta, state = inner.update(space.g, state, theta)
-        return theta, state, losses
+            loss = gradient(space, patches[chosen], y[chosen], self.eps)
+            losses[:, j] = loss
+            theta, state, taken = inner.advance(j, space.g, loss, theta, state, taken)
+        return theta, state, losses, taken
 
     def _space(self, n: int, batch: int, size: int, like: Tensor) -> "Workspace":
         key = (n, batch, size, like.dtype, like.device)

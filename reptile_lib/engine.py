@@ -157,7 +157,9 @@ class Adapted(NamedTuple):
     state: State
     """Entries [n, ...]."""
     losses: Tensor
-    """[n, k]: minibatch loss before each inner step."""
+    """[n, k]: minibatch loss before each inner step, those not taken included."""
+    steps: Tensor
+    """int64 [n]: inner steps taken, k unless the optimiser has a rule that stops."""
 
 
 def adapt(
@@ -212,9 +214,10 @@ def _expand(
 ) -> tuple[Tensor, State]:
     """Give each of n tasks its start: theta [n, P], state entries [n, ...]."""
     theta = phi.expand(n, -1)
-    fresh = inner.init(theta)
-    given = state or fresh
-    return theta, {name: value.expand_as(fresh[name]) for name, value in given.items()}
+    if state is None:
+        return theta, inner.init(theta)
+    shapes = inner.init(theta.to("meta"))  # makes no memory
+    return theta, {name: v.expand(shapes[name].shape) for name, v in state.items()}
 
 
 def _written(
@@ -228,12 +231,10 @@ def _written(
 ) -> Adapted:
     """Take the gradient that is written out, in its own order of the parameters."""
     if isinstance(loss, Conv4Loss) and not loss.inside:
-        loss, phi, state = loss.enter(phi, state)
-        theta, states, losses = _written(
-            loss, phi, support, order, inner, state, engine
-        )
-        theta, left = loss.leave(theta, states)
-        return Adapted(theta, left or {}, losses)
+        loss, phi, (state,) = loss.enter(phi, [state])
+        found = _written(loss, phi, support, order, inner, state, engine)
+        theta, (left,) = loss.leave(found.theta, [found.state])
+        return found._replace(theta=theta, state=left or {})
     keep_freed_memory()
     n = len(order)
     theta, start = _expand(phi, state, inner, n)
@@ -243,10 +244,13 @@ def _written(
         rows = slice(i * size, (i + 1) * size)
         own = {name: value[rows] for name, value in start.items()}
         examples = Batch(support.x[rows], support.y[rows])
-        return Adapted(*loss.adapt(theta[rows], own, examples, order[rows], inner))
+        here = (theta[rows], own, examples, order[rows])
+        ends, states, losses, taken = loss.adapt(*here, inner)
+        return Adapted(ends, states, losses, _counted(taken, losses))
 
     spread: Engine = "threads" if size == 1 else "serial"
-    return _joined(torch.cat, _each_task(some, -(-n // size), spread))
+    parts = _each_task(some, -(-n // size), spread)
+    return _joined(torch.cat, parts) if len(parts) > 1 else parts[0]
 
 
 def _stacked(
@@ -275,7 +279,14 @@ def _joined(join: Callable[[list[Tensor]], Tensor], parts: list[Adapted]) -> Ada
         join([p.theta for p in parts]),
         {name: join([p.state[name] for p in parts]) for name in names},
         join([p.losses for p in parts]),
+        join([p.steps for p in parts]),
     )
+
+
+def _counted(taken: Tensor | None, losses: Tensor) -> Tensor:
+    """Return the steps taken [...], which are all where none were counted."""
+    *shape, k = losses.shape
+    return losses.new_full(shape, k, dtype=torch.int64) if taken is None else taken
 
 
 def gradient(
@@ -303,12 +314,13 @@ def _steps(
     batches: Iterable[Batch],
 ) -> Adapted:
     """Take an inner step on each minibatch, for one task or a stack."""
+    taken = inner.counter(theta[..., 0])
     losses = []
-    for batch in batches:
+    for step, batch in enumerate(batches):
         g, value = gradient(theta, batch)
-        theta, state = inner.update(g, state, theta)
+        theta, state, taken = inner.advance(step, g, value, theta, state, taken)
         losses.append(value)
     stacked = (
         torch.stack(losses, -1) if losses else theta.new_zeros(*theta.shape[:-1], 0)
     )
-    return Adapted(theta, state, stacked)
+    return Adapted(theta, state, stacked, _counted(taken, stacked))

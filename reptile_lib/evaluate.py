@@ -10,7 +10,7 @@ shown together (Nichol et al. 2018, section 6.1):
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple, Protocol
 
 import torch
@@ -158,7 +158,7 @@ def evaluate(
         for (support, order, query), state in _chunks(
             learner, tasks, inner_steps, inner_batch, count, mine, seed, stream, moments
         ):
-            theta, _, _ = adapt(
+            theta, *_ = adapt(
                 loss, learner.phi, support, order, learner.inner, state, learner.engine
             )
             hits = map_tasks(one, learner.engine, theta, support.x, *query)
@@ -185,8 +185,8 @@ def adaptation_curve(
 ) -> Tensor:
     """Measure the query loss of `count` tasks after 0, 1, ... k inner steps.
 
-    `inner_batch` None takes the whole support set; the rest is as in `evaluate`, but
-    of several processes each one does all the tasks.
+    `inner_batch` None takes the whole support set, and no rule stops the inner loops;
+    the rest is as in `evaluate`, but of several processes each one does all the tasks.
 
     Returns:
         float64 [count, k + 1] on the CPU.
@@ -214,12 +214,12 @@ def adaptation_curve(
             theta = learner.phi.expand(len(order), -1)
             losses = [query_loss(theta, query)]
             for j in range(inner_steps):
-                theta, state, _ = adapt(
+                theta, state, *_ = adapt(
                     loss,
                     theta,
                     support,
                     order[:, j : j + 1],
-                    learner.inner,
+                    replace(learner.inner, stop=None),
                     state,
                     learner.engine,
                 )

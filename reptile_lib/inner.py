@@ -11,7 +11,7 @@ a dict of tensors: "v" and "m" have the shape of theta, "step" that of theta[...
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
 import torch
@@ -21,6 +21,9 @@ from reptile_lib.errors import UserError
 
 State = dict[str, Tensor]
 """What an inner optimiser remembers: named tensors."""
+
+Stop = Callable[[int, Tensor], Tensor]
+"""stop(steps done, minibatch loss [...] before the next step) -> bool [...]."""
 
 Moments = Literal["carry", "reset"]
 """Whether the inner optimiser's state outlives a task."""
@@ -42,7 +45,8 @@ class InnerOptimizer:
     `update` must not keep the gradient it is given in its state: its memory is used
     again for the next one.
 
-    `full_batch` asks for all support examples in every step instead of minibatches.
+    `full_batch` asks for all support examples in every step instead of minibatches;
+    `stop` says when a task takes no more steps, see `stopping`.
     """
 
     name: str
@@ -50,6 +54,50 @@ class InnerOptimizer:
     init: Callable[[Tensor], State]
     update: Callable[[Tensor, State, Tensor], tuple[Tensor, State]]
     full_batch: bool = False
+    stop: Stop | None = None
+
+    def until(self, stop: Stop) -> "InnerOptimizer":
+        """Return the optimiser with a rule that ends a task's inner loop."""
+        return replace(self, stop=stop)
+
+    def advance(
+        self,
+        step: int,
+        g: Tensor,
+        loss: Tensor,
+        theta: Tensor,
+        state: State,
+        taken: Tensor | None,
+    ) -> tuple[Tensor, State, Tensor | None]:
+        """Take an inner step in the tasks that have not stopped; the others stay.
+
+        Args:
+            step: how many steps were tried before, the same for all tasks.
+            g: [..., P], gradients at theta.
+            loss: [...], the losses they belong to.
+            theta: [..., P].
+            state: entries [..., *].
+            taken: int64 [...], the steps that each task took; None without `stop`.
+
+        Returns:
+            theta, state, taken.
+        """
+        moved, after = self.update(g, state, theta)
+        if self.stop is None or taken is None:
+            return moved, after, taken
+        # A task that missed a step has stopped for good.
+        goes_on = (taken == step) & ~self.stop(step, loss)
+
+        def kept(new: Tensor, old: Tensor) -> Tensor:
+            ends = (1,) * (new.dim() - goes_on.dim())
+            return torch.where(goes_on.view((*goes_on.shape, *ends)), new, old)
+
+        after = {name: kept(value, state[name]) for name, value in after.items()}
+        return kept(moved, theta), after, taken + goes_on
+
+    def counter(self, loss: Tensor) -> Tensor | None:
+        """Return `taken` before the first step, for losses [...]."""
+        return None if self.stop is None else torch.zeros_like(loss, dtype=torch.int64)
 
 
 def _check_rate(name: str, lr: float) -> None:

@@ -23,6 +23,7 @@ from torch.func import vmap
 from reptile_lib.engine import Engine, Loss, adapt, gradient, map_tasks
 from reptile_lib.errors import UserError
 from reptile_lib.inner import Batch, InnerOptimizer, State, mean_state
+from reptile_lib.params import interpolate
 from reptile_lib.tasks import Episodes
 
 
@@ -35,6 +36,8 @@ class Target(NamedTuple):
     """Inner state, averaged over the tasks; None if there is none."""
     loss: Tensor
     """[]: mean training loss of the tasks, to watch."""
+    steps: Tensor | None = None
+    """[]: mean number of inner steps of the tasks, if the rule takes any."""
 
 
 Rule = Callable[[Loss, Tensor, Episodes, InnerOptimizer, State | None, Engine], Target]
@@ -53,7 +56,10 @@ def reptile(
     support, order, _ = episodes
     adapted = adapt(loss, phi, support, order, inner, state, engine)
     return Target(
-        adapted.theta.mean(0), mean_state(adapted.state), adapted.losses.mean()
+        adapted.theta.mean(0),
+        mean_state(adapted.state),
+        adapted.losses.mean(),
+        adapted.steps.to(phi.dtype).mean(),
     )
 
 
@@ -69,7 +75,8 @@ def fomaml(
     support, order, query = episodes
     adapted = adapt(loss, phi, support, order, inner, state, engine)
     g, value = _mean_gradient(loss, adapted.theta, query, engine)
-    return Target(phi - g, mean_state(adapted.state), value)
+    steps = adapted.steps.to(phi.dtype).mean()
+    return Target(phi - g, mean_state(adapted.state), value, steps)
 
 
 def maml(
@@ -90,7 +97,8 @@ def maml(
         value = vmap(loss)(adapted.theta, query).mean()
     (g,) = torch.autograd.grad(value, start)
     states = {name: value.detach() for name, value in adapted.state.items()}
-    return Target(phi - g, mean_state(states), value.detach())
+    steps = adapted.steps.to(phi.dtype).mean()
+    return Target(phi - g, mean_state(states), value.detach(), steps)
 
 
 def joint(
@@ -122,6 +130,34 @@ def _mean_gradient(
     return mean[:-1], mean[-1]
 
 
+def outer_step(
+    phi: Tensor,
+    target: Tensor,
+    epsilon: float,
+    outer: InnerOptimizer | None = None,
+    state: State | None = None,
+) -> tuple[Tensor, State | None]:
+    """Move φ a fraction ε of the way to the target, or to where `outer` proposes.
+
+    An outer optimiser takes φ − target for the gradient (Nichol et al. 2018, section 2;
+    Reddi et al. 2021, algorithm 1).
+
+    Args:
+        phi: [P].
+        target: [P].
+        epsilon: ε.
+        outer: an optimiser, or None.
+        state: its state, or None before the first step.
+
+    Returns:
+        φ [P], state.
+    """
+    if outer is not None:
+        state = outer.init(phi) if state is None else state
+        target, state = outer.update(phi - target, state, phi)
+    return interpolate(phi, target, epsilon), state
+
+
 Schedule = Callable[[float], float]
 """Share of the meta-steps done, in [0, 1) -> ε."""
 
@@ -137,3 +173,12 @@ def linear(start: float, end: float) -> Schedule:
         if not math.isfinite(epsilon) or epsilon < 0:
             raise UserError(f"epsilon = {epsilon}; give a number that is not negative")
     return lambda done: start + done * (end - start)
+
+
+def cosine(start: float, end: float) -> Schedule:
+    """Move ε from `start` to `end` along half a cosine, slowly at both ends.
+
+    Loshchilov & Hutter 2017, equation 5, without restarts.
+    """
+    line = linear(start, end)
+    return lambda done: line((1 - math.cos(math.pi * done)) / 2)

@@ -61,7 +61,7 @@ class MlpLoss:
         support: Batch,
         order: Tensor,
         inner: InnerOptimizer,
-    ) -> tuple[Tensor, State, Tensor]:
+    ) -> tuple[Tensor, State, Tensor, Tensor | None]:
         """Run k inner steps on a stack of tasks.
 
         Args:
@@ -72,16 +72,18 @@ class MlpLoss:
             inner: the inner optimiser.
 
         Returns:
-            theta [n, P], state, losses [n, k].
+            theta [n, P], state, losses [n, k], steps taken [n] where they are counted.
         """
         n, k, _ = order.shape
         tasks = torch.arange(n, device=order.device)[:, None]
         losses = theta.new_empty(n, k)
+        taken = inner.counter(theta[:, 0])
         for j in range(k):
             x, y = support.x[tasks, order[:, j]], support.y[tasks, order[:, j]]
-            g, losses[:, j] = self.gradient(theta, x, y)
-            theta, state = inner.update(g, state, theta)
-        return theta, state, losses
+            g, loss = self.gradient(theta, x, y)
+            losses[:, j] = loss
+            theta, state, taken = inner.advance(j, g, loss, theta, state, taken)
+        return theta, state, losses, taken
 
     def gradient(self, theta: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """Return gradients [n, P] and losses [n] at theta [n, P].

@@ -15,7 +15,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from statistics import fmean as mean
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -38,9 +39,19 @@ from reptile_lib.errors import UserError
 from reptile_lib.evaluate import check_ways
 from reptile_lib.inner import InnerOptimizer, Moments, State
 from reptile_lib.machine import find_device, memory_told, uninterrupted
-from reptile_lib.meta import Rule, Schedule, Target, fomaml, joint, maml, reptile
-from reptile_lib.params import interpolate, layout, ravel
+from reptile_lib.meta import (
+    Rule,
+    Schedule,
+    Target,
+    fomaml,
+    joint,
+    maml,
+    outer_step,
+    reptile,
+)
+from reptile_lib.params import layout, ravel
 from reptile_lib.rng import TRAIN, draws
+from reptile_lib.state import MetaState, Run
 from reptile_lib.tasks import Episodes, FewShotTasks, Tasks, in_parts
 from reptile_lib.workers import (
     Piece,
@@ -60,30 +71,6 @@ HISTORY_ROWS = 200  # about as many rows as a history has
 CAPTURED = {"cuda"}  # device types whose meta-steps are recorded as graphs
 
 
-@dataclass(frozen=True)
-class Run:
-    """What the meta-steps of one `fit` have in common."""
-
-    loss: Loss
-    rule: Rule
-    tasks: Tasks
-    meta_steps: int
-    meta_batch: int
-    epsilon: Schedule
-    seed: int
-
-
-class MetaState(NamedTuple):
-    """All that a meta-step changes; replaced as a whole, so never half-updated."""
-
-    phi: Tensor
-    """[P]"""
-    inner_state: State | None
-    """Mean over the tasks of the last meta-step."""
-    meta_step: int
-    """Meta-steps done."""
-
-
 @dataclass
 class MetaLearner:
     """A model, an inner loop, and the rule that learns its initialisation φ.
@@ -99,6 +86,9 @@ class MetaLearner:
         moments: whether the inner optimiser's state outlives a task. "carry" hands the
             mean state of a meta-batch on to the next meta-step and to evaluation, as
             the authors' code does one task after the other; "reset" forgets it.
+        outer: an optimiser that takes φ − target as the gradient and proposes where to
+            go instead of the target; φ moves a fraction ε of the way there. None goes
+            to the target, as `sgd(1.0)` would.
         device: "auto" takes a CUDA device where there is one.
         engine: how tasks are spread, see `engine`; "auto" picks.
         precision: how matrices are multiplied, see `engine.Precision`.
@@ -111,6 +101,7 @@ class MetaLearner:
     rule: Rule = reptile
     criterion: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy
     moments: Moments = "carry"
+    outer: InnerOptimizer | None = None
     device: str | torch.device = "auto"
     engine: Engine = "auto"
     precision: Precision = "float32"
@@ -148,7 +139,7 @@ class MetaLearner:
             self.inner_batch = None
         if self.engine == "auto":
             self.engine = choose_engine(self.model, self.criterion, self.device)
-        self.state = MetaState(ravel(self.model), None, 0)
+        self.state = MetaState(ravel(self.model), None, None, 0)
         self.history = []
 
     @property
@@ -235,27 +226,29 @@ class MetaLearner:
         began = time.perf_counter() - (
             self.history[-1]["seconds"] if self.history else 0
         )
-        losses: list[float] = []
+        watched: list[list[float]] = []
         try:
             with bar, precise(self.precision), memory_told(meta_batch):
                 while (start := self.state.meta_step) < meta_steps:
                     ends = [(start // n + 1) * n for n in every if n]
                     stop = min(start + max(1, CHUNK // meta_batch), meta_steps, *ends)
-                    losses += self._steps(run, range(start, stop))
+                    watched += self._steps(run, range(start, stop))
                     bar.update(stop - start)
                     if stop not in (meta_steps, *ends):
                         continue
                     row = {
                         "meta_step": stop,
                         "epsilon": epsilon((stop - 1) / meta_steps),
-                        "loss": sum(losses) / len(losses),
+                        "loss": mean(loss for loss, _ in watched),
                         "seconds": time.perf_counter() - began,
                     }
+                    if not math.isnan(taken := mean(taken for _, taken in watched)):
+                        row["inner_steps"] = taken
                     if validate and validate_every and stop % validate_every == 0:
                         row |= validate(self)
                     self.history.append(row)
                     bar.set_postfix(loss=f"{row['loss']:.3f}")
-                    losses = []
+                    watched = []
                     if stop == meta_steps or (
                         checkpoint_every and stop % checkpoint_every == 0
                     ):
@@ -266,37 +259,49 @@ class MetaLearner:
                     self.save(checkpoint_to, config)
             raise
 
-    def _steps(self, run: Run, steps: range) -> list[float]:
-        """Do some meta-steps without waiting for the device; return their losses."""
+    def _steps(self, run: Run, steps: range) -> list[list[float]]:
+        """Do some meta-steps without waiting for the device.
+
+        Returns:
+            loss and mean number of inner steps of each; NaN where none is counted.
+        """
         before = now = self.state
         work = self._work(run.meta_batch)
         mine = share(run.meta_batch, world())
         if work is not None:
             mine = range(work[0].task, work[-1].task + 1)
         if isinstance(loss := run.loss, Conv4Loss):
-            loss, phi, state = loss.enter(now.phi, now.inner_state)
-            now = MetaState(phi, state, now.meta_step)
+            both = [now.inner_state, now.outer_state]
+            loss, phi, (state, outer) = loss.enter(now.phi, both)
+            now = MetaState(phi, state, outer, now.meta_step)
 
         def sample(steps: range, some: range) -> Episodes:
             who = draws(run.seed, TRAIN, steps, some, now.phi.device)
             return run.tasks.sample(who, self.inner_steps, self.inner_batch)
 
         drawn = in_parts(sample, steps, mine, CHUNK)
-        losses = []
+        found = []
         try:
             for step, parts in zip(steps, drawn, strict=True):
                 target = self._target(run, loss, now, parts, work)
                 epsilon = run.epsilon(step / run.meta_steps)
-                phi = interpolate(now.phi, target.phi, epsilon)
-                now = MetaState(phi, target.state, step + 1)
-                losses.append(target.loss)
+                phi, outer = outer_step(
+                    now.phi, target.phi, epsilon, self.outer, now.outer_state
+                )
+                now = MetaState(phi, target.state, outer, step + 1)
+                taken = (
+                    target.loss * torch.nan if target.steps is None else target.steps
+                )
+                found.append(torch.stack([target.loss, taken.to(target.loss)]))
         finally:
             if isinstance(loss, Conv4Loss):
-                now = MetaState(*loss.leave(now.phi, now.inner_state), now.meta_step)
+                both = [now.inner_state, now.outer_state]
+                phi, (state, outer) = loss.leave(now.phi, both)
+                now = MetaState(phi, state, outer, now.meta_step)
             self.state = now
-        values: list[float] = torch.stack(losses).tolist()
+        values: list[list[float]] = torch.stack(found).tolist()
         seen = [
-            ("loss", step, value) for step, value in zip(steps, values, strict=True)
+            ("loss", step, loss) for step, (loss, _) in zip(steps, values, strict=True)
         ]
         seen.append(("sum of phi", steps[-1], self.phi.sum().item()))
         for what, step, value in seen:
@@ -334,7 +339,8 @@ class MetaLearner:
         """
         here = world()
         uneven = meta_batch % here.size and meta_batch <= CHUNK
-        if not uneven or self.engine != "threads" or self.rule is not reptile:
+        fixed = self.rule is reptile and self.inner.stop is None
+        if not uneven or self.engine != "threads" or not fixed:
             return None
         return pieces(meta_batch, self.inner_steps, here)
 
@@ -342,18 +348,14 @@ class MetaLearner:
         """Put every process (`workers`) where the first stands; fit begins with it."""
         here = world()
         if here.size > 1:
-            phi, state, step = self.state
-            state = state and {name: value.cpu() for name, value in state.items()}
-            start: list[Any] = [phi.cpu(), state, step, self.history, self.engine]
+            start: list[Any] = [self.state.to("cpu"), self.history, self.engine]
             dist.broadcast_object_list(start)
-            phi, state, step, self.history, self.engine = start
-            if state is not None:
-                state = {name: value.to(self.phi) for name, value in state.items()}
-            self.state = MetaState(phi.to(self.phi), state, step)
+            state, self.history, self.engine = start
+            self.state = state.to(self.phi.device)
         return here
 
     def save(self, path: Path, config: dict[str, Any] | None = None) -> None:
-        """Write φ, the inner state, the history and `config` to one file.
+        """Write φ, the optimisers' states, the history and `config` to one file.
 
         Raises:
             UserError: the file cannot be written; an older one then stays as it was.
@@ -363,8 +365,9 @@ class MetaLearner:
             "history": self.history,
             "config": config or {},
         }
-        where = layout(self.model)
-        checkpoint.save(path, self.phi, where, self.inner_state, metadata)
+        phi, inner, outer, _ = self.state
+        states = {"inner": inner, "outer": outer}
+        checkpoint.save(path, phi, layout(self.model), states, metadata)
 
     def restore(self, path: Path) -> None:
         """Go on from where the run that wrote `path` stood.
@@ -374,15 +377,9 @@ class MetaLearner:
         """
         found = checkpoint.load(path)
         phi = found.vector(layout(self.model)).to(self.phi)
-        state = found.inner_state
-        if state is not None:
-            if state.keys() != self.inner.init(phi).keys():
-                raise UserError(
-                    f"{path} holds the state {sorted(state)} of another inner optimiser"
-                    f" than {self.inner.name}; build the one it was trained with"
-                )
-            state = {name: value.to(phi) for name, value in state.items()}
-        self.state = MetaState(phi, state, found.metadata["meta_step"])
+        inner = found.state("inner", self.inner, phi)
+        outer = found.state("outer", self.outer, phi)
+        self.state = MetaState(phi, inner, outer, found.metadata["meta_step"])
         self.history = found.metadata["history"]
 
 

@@ -237,10 +237,10 @@ def reptile_in_pieces(
     """
     rank = world().rank
     k = episodes.order.shape[1]
-    one = inner.init(phi.expand(1, -1))  # shapes a message
+    one = inner.init(phi[None].to("meta"))  # shapes a message
     total = torch.zeros_like(phi)
-    states = {name: torch.zeros_like(value[0]) for name, value in one.items()}
-    losses = phi.new_zeros(())
+    states = {name: phi.new_zeros(value.shape[1:]) for name, value in one.items()}
+    losses, ended = phi.new_zeros(()), 0
     message = phi.new_empty(phi.numel() + sum(v.numel() for v in one.values()))
     request = None
     if _shared is not None:
@@ -258,7 +258,7 @@ def reptile_in_pieces(
             theta, *values = torch.split(message, sizes)
             theta = theta[None]
             pairs = zip(one.items(), values, strict=True)
-            start = {name: value.view_as(shape) for (name, shape), value in pairs}
+            start = {name: value.view(like.shape) for (name, like), value in pairs}
         steps = order[:, piece.start : piece.stop]
         done = adapt(loss, theta, support, steps, inner, start, engine)
         losses += done.losses.sum() / k
@@ -270,12 +270,13 @@ def reptile_in_pieces(
             else:
                 request = dist.isend(message, rank - 1)
             continue
+        ended += 1
         total += done.theta[0]
         for name in one:
             states[name] += done.state[name][0]
     if request is not None:
         request.wait()
-    return Target(total, states, losses)
+    return Target(total, states, losses, phi.new_tensor(ended * k))
 
 
 def mean_target(found: list[tuple[int, Target]], count: int) -> Target:
@@ -292,7 +293,13 @@ def mean_target(found: list[tuple[int, Target]], count: int) -> Target:
     names = list(target.state or {})
 
     def vectors(t: Target) -> list[Tensor]:
-        return [t.phi, *((t.state or {})[name] for name in names), t.loss.to(t.phi)]
+        watched = [t.loss] if t.steps is None else [t.loss, t.steps]
+        state = t.state or {}
+        return [
+            t.phi,
+            *(state[name] for name in names),
+            *(w.to(t.phi) for w in watched),
+        ]
 
     sums = [weight * value for value in vectors(target)]
     for weight, more in found[1:]:
@@ -301,9 +308,10 @@ def mean_target(found: list[tuple[int, Target]], count: int) -> Target:
         ]
     if world().size > 1:
         sums = add_up(sums)
-    phi, *states, loss = (value / count for value in sums)
+    phi, *rest = (value / count for value in sums)
+    states, watched = rest[: len(names)], rest[len(names) :]
     state = dict(zip(names, states, strict=True)) if target.state is not None else None
-    return Target(phi, state, loss)
+    return Target(phi, state, *watched)
 
 
 def add_up(tensors: list[Tensor]) -> list[Tensor]:

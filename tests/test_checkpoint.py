@@ -17,11 +17,12 @@ MODEL = mlp(1, 4, 1)
 WHERE = layout(MODEL)
 PHI = ravel(MODEL)
 STATE = {"v": torch.rand(len(PHI)), "step": torch.tensor(7.0)}
+OUTER = {"m": torch.rand(len(PHI))}
 METADATA = {"meta_step": 3, "history": [{"loss": 0.1}], "config": {"text": "φ ± 1"}}
 
 
 def write(path: Path, phi: Tensor = PHI) -> None:
-    checkpoint.save(path, phi, WHERE, STATE, METADATA)
+    checkpoint.save(path, phi, WHERE, {"inner": STATE, "outer": OUTER}, METADATA)
 
 
 def test_round_trip(tmp_path: Path) -> None:
@@ -29,11 +30,13 @@ def test_round_trip(tmp_path: Path) -> None:
     found = checkpoint.load(path)
     assert torch.equal(found.vector(WHERE), PHI)
     assert found.metadata == METADATA
-    assert found.inner_state is not None
-    assert found.inner_state.keys() == STATE.keys()
-    assert all(torch.equal(found.inner_state[name], STATE[name]) for name in STATE)
-    checkpoint.save(path, PHI, WHERE, None, {})
-    assert checkpoint.load(path).inner_state is None
+    for part, state in (("inner", STATE), ("outer", OUTER)):
+        read = found.states[part]
+        assert read is not None
+        assert read.keys() == state.keys()
+        assert all(torch.equal(read[name], state[name]) for name in state)
+    checkpoint.save(path, PHI, WHERE, {"inner": None, "outer": None}, {})
+    assert checkpoint.load(path).states == {"inner": None, "outer": None}
 
 
 def test_phi_is_stored_as_the_models_named_tensors(tmp_path: Path) -> None:

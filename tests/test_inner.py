@@ -80,7 +80,7 @@ def test_adapt_is_the_textbook_loop(
     order, keep = minibatches(inner), without_norm_shifts(model)
     loss, _ = make_loss(model, criterion)
     phi = ravel(model)
-    theta, _, losses = adapt(loss, phi, support, order, inner, engine=engine)
+    theta, _, losses, _ = adapt(loss, phi, support, order, inner, engine=engine)
     assert losses.shape == (TASKS, STEPS)
     for i in range(TASKS):
         one = textbook.model_at(model, phi)
@@ -108,7 +108,7 @@ def test_carried_state_is_one_optimizer_over_all_tasks(
     state = None
     for i in range(TASKS):
         rows = slice(i, i + 1)
-        theta, states, _ = adapt(
+        theta, states, *_ = adapt(
             loss,
             phi,
             Batch(support.x[rows], support.y[rows]),
@@ -138,7 +138,7 @@ def test_adapt_starts_each_task_from_its_own_phi_and_state(engine: Engine) -> No
     order = minibatches(inner)
     loss, _ = make_loss(model, criterion)
     whole = adapt(loss, ravel(model), support, order, inner, engine=engine)
-    theta, state, _ = adapt(
+    theta, state, *_ = adapt(
         loss, ravel(model), support, order[:, :2], inner, engine=engine
     )
     halves = adapt(loss, theta, support, order[:, 2:], inner, state, engine)

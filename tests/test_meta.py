@@ -16,6 +16,7 @@ from reptile_lib import (
     adam,
     constant,
     conv4,
+    cosine,
     linear,
     mlp,
     momentum,
@@ -23,7 +24,7 @@ from reptile_lib import (
 )
 from reptile_lib.engine import Engine, make_loss
 from reptile_lib.inner import InnerOptimizer, State
-from reptile_lib.meta import Rule, fomaml, joint, maml, reptile
+from reptile_lib.meta import Rule, fomaml, joint, maml, outer_step, reptile
 from reptile_lib.params import interpolate, ravel
 from reptile_lib.tasks import Episodes, quadratic_loss
 from tests import textbook
@@ -364,3 +365,56 @@ def test_schedules() -> None:
             linear(1.0, bad)
         with pytest.raises(UserError, match=f"epsilon = {bad}; give a number"):
             constant(bad)
+
+
+def test_cosine_starts_ends_and_stands_in_the_middle_where_it_must() -> None:
+    epsilon = cosine(1.0, 0.2)
+    assert [epsilon(done) for done in (0, 1 / 3, 1 / 2, 2 / 3, 1)] == pytest.approx(
+        [1.0, 0.8, 0.6, 0.4, 0.2]
+    )
+    with pytest.raises(UserError, match="epsilon = -1"):
+        cosine(1.0, -1)
+
+
+@given(st.floats(0, 1), st.floats(-5, 5), st.floats(-5, 5))
+def test_no_outer_optimiser_is_descent_at_rate_one(
+    epsilon: float, start: float, end: float
+) -> None:
+    phi, target = torch.tensor([[start], [end]], dtype=torch.float64)
+    plain, _ = outer_step(phi, target, epsilon)
+    through, state = outer_step(phi, target, epsilon, sgd(1.0))
+    torch.testing.assert_close(through, plain, rtol=0, atol=1e-12)
+    assert state == {}
+
+
+@pytest.mark.parametrize("epsilon", [1.0, 0.25])
+@pytest.mark.parametrize(
+    ("outer", "make"),
+    [
+        (momentum(0.5, 0.8), lambda p: torch.optim.SGD(p, 0.5, 0.8)),
+        (adam(0.1, (0.9, 0.99)), lambda p: torch.optim.Adam(p, 0.1, (0.9, 0.99))),
+    ],
+)
+def test_outer_optimisers_are_torchs_on_phi_minus_target(
+    outer: InnerOptimizer, make: Callable[..., torch.optim.Optimizer], epsilon: float
+) -> None:
+    g = torch.Generator().manual_seed(8)
+    targets = torch.randn(6, 4, generator=g, dtype=torch.float64)
+    phi, state = torch.zeros(4).double(), None
+    theirs = nn.Parameter(phi.clone())
+    optimizer = make([theirs])
+    for target in targets:
+        phi, state = outer_step(phi, target, epsilon, outer, state)
+        before = theirs.detach().clone()
+        theirs.grad = before - target
+        optimizer.step()
+        theirs.data = before + epsilon * (theirs.data - before)
+        torch.testing.assert_close(phi, theirs.data, rtol=0, atol=1e-12)
+
+
+def test_momentum_in_the_head() -> None:
+    # Targets always 1 away, rate 1, β = ½: moves of 1, 1 + ½, 1 + ½ + ¼.
+    phi, state = torch.tensor([0.0]), None
+    for expected in (1, 2.5, 4.25):
+        phi, state = outer_step(phi, phi + 1, 1.0, momentum(1.0, 0.5), state)
+        assert phi.item() == expected

@@ -3,6 +3,7 @@
 import math
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,9 @@ from reptile_lib import (
     conv4,
     gd,
     linear,
+    load,
     mlp,
+    momentum,
     sgd,
     train,
 )
@@ -560,6 +563,58 @@ def test_a_bowl_is_what_quadratic_loss_says() -> None:
     theta, batch = torch.tensor([3.0]), Batch(torch.ones(1, 1, 1), torch.ones(1, 1))
     loss, _ = make_loss(Bowl(0.0), half_square)
     assert loss(theta, batch) == quadratic_loss(theta, batch) == 2
+
+
+def test_an_outer_optimiser_sees_phi_minus_target() -> None:
+    torch.set_default_dtype(torch.float64)
+    try:
+        learner = fit(sine_learner(outer=adam(0.05, (0.9, 0.99))), meta_steps=5)
+        serial = sine_learner()
+        phi = nn.Parameter(serial.phi.clone())
+        optimizer = torch.optim.Adam([phi], 0.05, (0.9, 0.99))
+        for step in range(5):
+            # A plain meta-step with ε = 1 tells the target.
+            one = sine_learner()
+            one.state = serial.state._replace(phi=phi.detach().clone(), meta_step=step)
+            fit(one, meta_steps=step + 1, epsilon=constant(1.0))
+            serial = one
+            before = phi.detach().clone()
+            phi.grad = before - one.phi
+            optimizer.step()
+            phi.data = before + linear(0.1, 0.0)(step / 5) * (phi.data - before)
+        torch.testing.assert_close(learner.phi, phi.data, rtol=0, atol=1e-12)
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+@pytest.mark.parametrize("model", ["sine", "glyphs"])
+def test_a_run_with_an_outer_optimiser_goes_on_bit_for_bit(
+    model: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "x.safetensors"
+    if model == "sine":
+        tasks: Any = SINE
+        build = partial(sine_learner, outer=momentum(0.5, 0.9))
+    else:  # whose parameters stand in another order while it trains
+        tasks = FewShotTasks(load("glyphs").train, ways=2, shots=2)
+        build = partial(
+            Reptile, conv4(2), adam(0.01), 2, 2, device="cpu", outer=adam(0.01)
+        )
+    settings = {"meta_batch": 2, "epsilon": constant(0.5)}
+    whole = build()
+    whole.fit(tasks, meta_steps=6, checkpoint_every=3, checkpoint_to=path, **settings)
+    first, second = build(), build()
+    first.fit(tasks, meta_steps=3, checkpoint_to=path, **settings)
+    second.restore(path)
+    assert second.state.outer_state is not None
+    second.fit(tasks, meta_steps=6, **settings)
+    assert torch.equal(second.phi, whole.phi)
+    assert whole.state.outer_state is not None
+    for name, value in whole.state.outer_state.items():
+        assert torch.equal(second.state.outer_state[name], value)
+    first.outer = None
+    with pytest.raises(UserError, match="of another outer optimiser than None"):
+        first.restore(path)
 
 
 def test_a_state_of_another_optimiser_is_refused(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -82,7 +83,7 @@ def test_targets_of_parts_average_by_their_tasks(
 ) -> None:
     def target(value: float) -> Target:
         t = torch.tensor([value, 2 * value], dtype=torch.float64)
-        return Target(t, {"v": 3 * t, "step": t[0]}, t[1])
+        return Target(t, {"v": 3 * t, "step": t[0]}, t[1], 4 * t[0])
 
     count = sum(n for n, _ in parts)
     found = mean_target([(n, target(value)) for n, value in parts], count)
@@ -152,6 +153,82 @@ def test_several_processes_find_the_phi_of_one(
     assert one[2][0] != one[2][-1]  # something was learned, or equality says nothing
     for other in rest:
         torch.testing.assert_close(other, one, rtol=0, atol=1e-11)
+
+
+def test_processes_of_two_machines_find_the_phi_of_one(tmp_path: Path) -> None:
+    script = tmp_path / "train.py"
+    script.write_text(SCRIPT)
+    torchrun(1, script, "glyphs", tmp_path / "one.pt")
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        port = probe.getsockname()[1]
+    # A launcher a machine; that both are this one, the processes cannot tell.
+    machines = [
+        subprocess.Popen(
+            [
+                *[sys.executable, "-m", "torch.distributed.run", "--nnodes", "2"],
+                *["--node-rank", str(rank), "--nproc-per-node", "1"],
+                *["--master-addr", "localhost", "--master-port", str(port)],
+                *[str(script), "glyphs", str(tmp_path / "two.pt")],
+            ],
+            env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    for machine in machines:
+        _, errors = machine.communicate(timeout=300)
+        assert machine.returncode == 0, errors
+    one, two = (torch.load(tmp_path / f"{name}.pt") for name in ("one", "two"))
+    torch.testing.assert_close(two, one, rtol=0, atol=1e-11)
+
+
+SHARED = """
+import os
+import sys
+import time
+from pathlib import Path
+import torch
+from reptile_lib import UserError, workers
+from reptile_lib.shared import Shared
+
+with workers.joined("cpu"):
+    rank, size = workers.world()
+    shared = workers._shared
+    assert isinstance(shared, Shared)
+    rows = torch.arange(size * 1000).view(size, 1000).double()
+    shared.reserve(1000, rows.dtype)
+    for turn in range(50):
+        time.sleep(0.001 * ((rank + turn) % size))  # each is the last one at times
+        if rank > 0:
+            shared.hand_on(rows[rank] + turn, rank - 1)
+        if rank < size - 1:
+            found = shared.take(rows[0], rank + 1)
+            assert torch.equal(found, rows[rank + 1] + turn)
+        total = shared.add_up(rows[rank] * turn)
+        assert torch.equal(total, (rows * turn).sum(0))
+    # It is made where no room is left; the first process tells the others.
+    if rank == 0:
+        full = open("/dev/full", "wb", buffering=0)
+        Path.write_bytes = lambda path, content: full.write(content)
+    try:
+        shared.reserve(77, rows.dtype)
+    except UserError as error:
+        assert "cannot share memory" in str(error) and "TMPDIR" in str(error)
+    else:
+        raise AssertionError("a full disk went unnoticed")
+    assert torch.equal(shared.add_up(rows[rank]), rows.sum(0))  # nothing was lost
+Path(sys.argv[1], str(rank)).touch()
+"""
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full (Linux)")
+def test_shared_memory_sums_and_hands_on(tmp_path: Path) -> None:
+    script = tmp_path / "share.py"
+    script.write_text(SHARED)
+    torchrun(3, script, tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"share.py", "0", "1", "2"}
 
 
 def start(*arguments: Any) -> subprocess.Popen[str]:
