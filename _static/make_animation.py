@@ -12,23 +12,18 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
-
-mpl.use("Agg")
-
-import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
-from reptile_lib import Batch, adapt, linear, sgd
+from reptile_lib import Batch, adapt, films, linear, sgd
+from reptile_lib.films import FAINT, INK, PAPER
 from reptile_lib.params import interpolate
 from reptile_lib.plots import BLUE, GREEN, ORANGE, RED
 from reptile_lib.rng import TRAIN, draws
 
 HERE = Path(__file__).parent
-SIZE = (6.4, 4.6)  # inches, at 100 dots an inch
-INK, FAINT, PAPER = "#222222", "#9A9A9A", "#FFFFFF"
 COLOURS, DASHES = (BLUE, ORANGE, GREEN), ("-", (0, (7, 2)), (0, (5, 2, 1, 2)))
 
 # Centre and radius of each arc: three training tasks, then a new one.
@@ -72,7 +67,7 @@ class Card:
     """The picture, on paper of its own so that it reads on any ground."""
 
     def __init__(self) -> None:
-        self.figure = plt.figure(figsize=SIZE, dpi=100, facecolor=PAPER)
+        self.figure = films.paper()
         axis = self.figure.add_axes((0.015, 0.17, 0.97, 0.815))
         axis.set(xlim=(0, 10), ylim=(0.3, 6.6), xticks=[], yticks=[])
         axis.set_facecolor(PAPER)
@@ -142,13 +137,12 @@ class Card:
 
     def image(self) -> Image.Image:
         """Draw what is set."""
-        self.figure.canvas.draw()
-        return Image.fromarray(np.asarray(self.figure.canvas.buffer_rgba())[..., :3])
+        return films.drawn(self.figure)
 
 
-def film(card: Card) -> list[tuple[Image.Image, int]]:
+def film(card: Card) -> list[films.Frame]:
     """Return the frames, each with its milliseconds."""
-    frames: list[tuple[Image.Image, int]] = []
+    frames: list[films.Frame] = []
 
     def show(milliseconds: int, *arranged: Any, **more: Any) -> None:
         card.set(*arranged, **more)
@@ -204,43 +198,10 @@ def still(card: Card) -> Image.Image:
     return card.image()
 
 
-def common_palette(images: list[Image.Image]) -> Image.Image:
-    """Choose 48 colours for all frames, so that they do not flicker."""
-    width, height = images[0].size
-    mosaic = Image.new("RGB", (width, height * len(images)))
-    for i, image in enumerate(images):
-        mosaic.paste(image, (0, height * i))
-    palette = mosaic.quantize(48)
-    colours = palette.getpalette() or []
-    palette.putpalette([255 if value > 248 else value for value in colours])  # paper
-    return palette
-
-
-def quantized(image: Image.Image, palette: Image.Image) -> Image.Image:
-    """Return the image in the colours of `palette`."""
-    return image.quantize(palette=palette, dither=Image.Dither.NONE)
-
-
 def main() -> None:
     """Write both pictures beside this script."""
-    plt.rcParams.update(
-        {"font.family": "DejaVu Sans", "mathtext.fontset": "dejavusans"}
-    )
-    card = Card()
-    frames = film(card)
-    palette = common_palette([frames[0][0], frames[6][0], frames[-1][0]])
-    images = [quantized(image, palette) for image, _ in frames]
-    images[0].save(
-        HERE / "reptile.gif",
-        save_all=True,
-        append_images=images[1:],
-        duration=[milliseconds for _, milliseconds in frames],
-        loop=0,
-        optimize=True,
-    )
-    picture = still(Card())
-    picture = quantized(picture, common_palette([picture]))
-    picture.save(HERE / "reptile.png", optimize=True)
+    mpl.use("Agg")
+    films.save(HERE / "reptile.gif", film(Card()), still(Card()), [0, 6, -1], 48)
 
 
 if __name__ == "__main__":

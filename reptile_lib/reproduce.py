@@ -40,10 +40,15 @@ ROWS: dict[str, runs.Config] = {
     "omniglot-20way": {"data": "omniglot", "ways": 20},
     "sine": {},
 }
-# The study of what becomes of Adam's moments trains once more, forgetting them.
+# Two studies train once more: what becomes of Adam's moments, and of rounded products.
+STUDIES: dict[str, runs.Config] = {
+    "reset": {"moments": "reset"},
+    "bf16": {"precision": "bf16"},
+}
 ROWS |= {
-    f"{row}-reset": ROWS[row] | {"moments": "reset"}
+    f"{row}-{study}": ROWS[row] | changed
     for row in ("glyphs-5way", "omniglot-5way")
+    for study, changed in STUDIES.items()
 }
 BUDGETS: dict[Budget, runs.Config] = {
     "full": {"eval_tasks": 10_000},
@@ -280,7 +285,9 @@ def headline(folder: Path) -> str:
         "| row | shots | protocol | measured, % | published, % | seeds | minutes |",
         "|---|---|---|---|---|---|---|",
     ]
-    few_shot = [row for row in ROWS if row != "sine" and not row.endswith("-reset")]
+    few_shot = [
+        row for row in ROWS if row != "sine" and row.split("-")[-1] not in STUDIES
+    ]
     for row in (name for full in few_shot for name in (full, f"{full}-short")):
         records = results.read(folder / row)
         for shots in SHOTS if records else ():

@@ -11,19 +11,16 @@ step make of the two tasks in turn.
 from pathlib import Path
 
 import matplotlib as mpl
-import matplotlib.pyplot as plt
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
-from reptile_lib import Batch, adapt, sgd
+from reptile_lib import Batch, adapt, films, sgd
+from reptile_lib.films import FAINT, INK, PAPER
 from reptile_lib.params import interpolate
 from reptile_lib.plots import BLUE, RED
 
 HERE = Path(__file__).parent
-SIZE = (6.4, 4.6)  # inches, at 100 dots an inch
-INK, FAINT, PAPER = "#222222", "#9A9A9A", "#FFFFFF"
 COLOURS = (BLUE, RED)
 
 STARTS = torch.tensor([[4.2, 5.8], [5.6, 5.8]])
@@ -68,7 +65,7 @@ class Card:
     """The picture, on paper of its own so that it reads on any ground."""
 
     def __init__(self) -> None:
-        self.figure = plt.figure(figsize=SIZE, dpi=100, facecolor=PAPER)
+        self.figure = films.paper()
         axis = self.figure.add_axes((0.015, 0.15, 0.97, 0.835))
         axis.set(xlim=(0, 10), ylim=(0, 6.3), xticks=[], yticks=[], facecolor=PAPER)
         axis.spines[:].set_color(FAINT)
@@ -111,13 +108,12 @@ class Card:
 
     def image(self) -> Image.Image:
         """Draw what is set."""
-        self.figure.canvas.draw()
-        return Image.fromarray(np.asarray(self.figure.canvas.buffer_rgba())[..., :3])
+        return films.drawn(self.figure)
 
 
-def film(card: Card) -> list[tuple[Image.Image, int]]:
+def film(card: Card) -> list[films.Frame]:
     """Return the frames, each with its milliseconds."""
-    frames: list[tuple[Image.Image, int]] = []
+    frames: list[films.Frame] = []
 
     def show(milliseconds: int, *arranged: object) -> None:
         card.set(*arranged)
@@ -160,39 +156,10 @@ def still(card: Card) -> Image.Image:
     return card.image()
 
 
-def quantized(
-    images: list[Image.Image], sample: list[Image.Image]
-) -> list[Image.Image]:
-    """Give all images the same 32 colours, so that they do not flicker."""
-    width, height = sample[0].size
-    mosaic = Image.new("RGB", (width, height * len(sample)))
-    for i, image in enumerate(sample):
-        mosaic.paste(image, (0, height * i))
-    palette = mosaic.quantize(32)
-    colours = palette.getpalette() or []
-    palette.putpalette([255 if value > 248 else value for value in colours])  # paper
-    return [i.quantize(palette=palette, dither=Image.Dither.NONE) for i in images]
-
-
 def main() -> None:
     """Write both pictures beside this script."""
     mpl.use("Agg")
-    plt.rcParams.update(
-        {"font.family": "DejaVu Sans", "mathtext.fontset": "dejavusans"}
-    )
-    frames = film(Card())
-    images = [image for image, _ in frames]
-    images = quantized(images, [images[0], images[6], images[14], images[-1]])
-    images[0].save(
-        HERE / "manifolds.gif",
-        save_all=True,
-        append_images=images[1:],
-        duration=[milliseconds for _, milliseconds in frames],
-        loop=0,
-        optimize=True,
-    )
-    picture = still(Card())
-    quantized([picture], [picture])[0].save(HERE / "manifolds.png", optimize=True)
+    films.save(HERE / "manifolds.gif", film(Card()), still(Card()), [0, 6, 14, -1], 32)
 
 
 if __name__ == "__main__":
