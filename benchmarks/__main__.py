@@ -24,7 +24,7 @@ from benchmarks.processes import Teams, scaling
 from benchmarks.timing import FULL, QUICK, THOROUGH
 from reptile_lib import results
 from reptile_lib.errors import UserError
-from reptile_lib.train import find_device
+from reptile_lib.machine import find_device
 
 Record = dict[str, Any]
 

@@ -42,4 +42,4 @@ def meta_step(
                 total += p
     with torch.no_grad():
         for p, total in zip(model.parameters(), sums, strict=True):
-            p += epsilon * (total / len(tasks.order) - p)
+            p.add_(epsilon * (total / len(tasks.order) - p))

@@ -62,7 +62,8 @@ def measure(contenders: dict[str, Contender], effort: Effort) -> dict[str, Timin
     The number of repetitions follows from the budget, and is at least two, but for
     those that take longest.
     """
-    meta_steps, repetitions, samples = {}, {}, {}
+    meta_steps, repetitions = {}, {}
+    samples: dict[str, list[float]] = {}
     for name, run in contenders.items():
         samples[name] = []
         once = run(1)  # the first time, memory is claimed and kernels are chosen
