@@ -250,10 +250,7 @@ def reptile_in_pieces(
         support, order, _ = episodes.part(slice(i, i + 1))
         theta, start = phi, state
         if piece.start > 0:
-            if _shared is not None:
-                message = _shared.take(message, rank + 1)
-            else:
-                dist.recv(message, rank + 1)
+            message = _take(message, rank + 1)
             sizes = [phi.numel(), *(v.numel() for v in one.values())]
             theta, *values = torch.split(message, sizes)
             theta = theta[None]
@@ -265,10 +262,7 @@ def reptile_in_pieces(
         if piece.stop < k:
             rest = [done.state[name].reshape(-1) for name in one]
             message = torch.cat([done.theta[0], *rest])
-            if _shared is not None:
-                _shared.hand_on(message, rank - 1)
-            else:
-                request = dist.isend(message, rank - 1)
+            request = _hand_on(message, rank - 1)
             continue
         ended += 1
         total += done.theta[0]
@@ -277,6 +271,22 @@ def reptile_in_pieces(
     if request is not None:
         request.wait()
     return Target(total, states, losses, phi.new_tensor(ended * k))
+
+
+def _hand_on(message: Tensor, rank: int) -> dist.Work | None:
+    """Start to pass a vector to another process; wait for what is returned, if any."""
+    if _shared is None:
+        return dist.isend(message, rank)
+    _shared.hand_on(message, rank)
+    return None
+
+
+def _take(message: Tensor, rank: int) -> Tensor:
+    """Return what another process handed on; `message` may be written to."""
+    if _shared is None:
+        dist.recv(message, rank)
+        return message
+    return _shared.take(message, rank)
 
 
 def mean_target(found: list[tuple[int, Target]], count: int) -> Target:
