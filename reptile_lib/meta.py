@@ -39,6 +39,11 @@ class Target(NamedTuple):
     steps: Tensor | None = None
     """[]: mean number of inner steps of the tasks, if the rule takes any."""
 
+    def watched(self) -> Tensor:
+        """Return loss and steps [2]; NaN for steps that are not counted."""
+        steps = torch.nan * self.loss if self.steps is None else self.steps
+        return torch.stack([self.loss, steps.to(self.loss)])
+
 
 Rule = Callable[[Loss, Tensor, Episodes, InnerOptimizer, State | None, Engine], Target]
 """rule(loss, phi, episodes, inner, state, engine) -> Target."""

@@ -280,7 +280,7 @@ class MetaLearner:
             return run.tasks.sample(who, self.inner_steps, self.inner_batch)
 
         drawn = in_parts(sample, steps, mine, CHUNK)
-        found = []
+        watched = []
         try:
             for step, parts in zip(steps, drawn, strict=True):
                 target = self._target(run, loss, now, parts, work)
@@ -289,17 +289,14 @@ class MetaLearner:
                     now.phi, target.phi, epsilon, self.outer, now.outer_state
                 )
                 now = MetaState(phi, target.state, outer, step + 1)
-                taken = (
-                    target.loss * torch.nan if target.steps is None else target.steps
-                )
-                found.append(torch.stack([target.loss, taken.to(target.loss)]))
+                watched.append(target.watched())
         finally:
             if isinstance(loss, Conv4Loss):
                 both = [now.inner_state, now.outer_state]
                 phi, (state, outer) = loss.leave(now.phi, both)
                 now = MetaState(phi, state, outer, now.meta_step)
             self.state = now
-        values: list[list[float]] = torch.stack(found).tolist()
+        values: list[list[float]] = torch.stack(watched).tolist()
         seen = [
             ("loss", step, loss) for step, (loss, _) in zip(steps, values, strict=True)
         ]
