@@ -95,7 +95,8 @@ def joined(device: str) -> Iterator[str]:
     one_machine = os.environ.get("LOCAL_WORLD_SIZE") == str(size)
     _shared = Shared() if one_machine and found.type == "cpu" else None
     try:
-        yield device
+        with machine.interrupted_once():
+            yield device
     finally:
         if _shared is not None:
             _shared.close()

@@ -132,9 +132,9 @@ def test_many_steps_between_enter_and_leave() -> None:
     inner = adam(0.01)
     state = {"v": torch.rand_like(ravel(model)), "step": torch.tensor(3.0).double()}
     outside = adapt(loss, ravel(model), support, order, inner, state)
-    inside, phi, turned = loss.enter(ravel(model), state)
+    inside, phi, (turned,) = loss.enter(ravel(model), [state])
     adapted = adapt(inside, phi, support, order, inner, turned)
-    theta, states = inside.leave(adapted.theta, adapted.state)
+    theta, (states,) = inside.leave(adapted.theta, [adapted.state])
     assert torch.equal(theta, outside.theta)
     assert states is not None
     assert torch.equal(states["v"], outside.state["v"])

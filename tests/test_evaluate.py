@@ -167,7 +167,7 @@ def test_evaluation_leaves_the_learner_alone() -> None:
     learner = conv_learner(adam(1e-2))
     learner.fit(TASKS, meta_steps=3, meta_batch=2, epsilon=constant(1.0))
     before = [p.clone() for p in learner.model.parameters()]
-    phi, (_, state, step) = learner.phi.clone(), learner.state
+    phi, (_, state, _, step) = learner.phi.clone(), learner.state
     assert state is not None
     copies = {name: value.clone() for name, value in state.items()}
     history = [dict(row) for row in learner.history]
