@@ -181,7 +181,8 @@ def adapt(
         order: [n, k, b], which of the S examples make up each minibatch.
         inner: the inner optimiser.
         state: where the optimiser starts, for all tasks (as `inner.init(phi[P])`
-            shapes it) or with a leading task axis; `inner.init` if None.
+            shapes it) or with a leading task axis; `inner.init` if None or empty, as
+            the state of `sgd` is.
         engine: how the tasks are spread.
         differentiable: keep the graph, so that φ̃ can be differentiated by φ (MAML).
             Memory then grows with k, and tasks are stacked whatever `engine` says.
@@ -214,7 +215,7 @@ def _expand(
 ) -> tuple[Tensor, State]:
     """Give each of n tasks its start: theta [n, P], state entries [n, ...]."""
     theta = phi.expand(n, -1)
-    if state is None:
+    if not state:
         return theta, inner.init(theta)
     shapes = inner.init(theta.to("meta"))  # makes no memory
     return theta, {name: v.expand(shapes[name].shape) for name, v in state.items()}

@@ -148,6 +148,16 @@ def test_adapt_starts_each_task_from_its_own_phi_and_state(engine: Engine) -> No
     assert torch.equal(whole.state["step"], torch.full((TASKS,), 5.0).double())
 
 
+@each_engine
+def test_a_state_of_nothing_is_no_state(engine: Engine) -> None:
+    model, criterion, support = regression()
+    inner = adam(0.01)
+    loss, _ = make_loss(model, criterion)
+    arguments = (loss, ravel(model), support, minibatches(inner), inner)
+    found, fresh = (adapt(*arguments, state, engine) for state in ({}, None))
+    assert torch.equal(found.theta, fresh.theta)
+
+
 def test_tasks_on_threads_are_the_tasks_in_turn(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
