@@ -76,7 +76,7 @@ class InnerOptimizer:
             g: [..., P], gradients at theta.
             loss: [...], the losses they belong to.
             theta: [..., P].
-            state: entries [..., *].
+            state: entries ``[..., *]``.
             taken: int64 [...], the steps that each task took; None without `stop`.
 
         Returns:
