@@ -15,14 +15,14 @@ their gradient is exactly zero.
 """
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from reptile_lib.inner import Batch, InnerOptimizer, State
+from reptile_lib.inner import Batch, State
 from reptile_lib.models import WIDTH, Conv4
 from reptile_lib.params import Layout
 
@@ -93,42 +93,31 @@ class Conv4Loss:
             for name, v in state.items()
         }
 
-    @torch.no_grad()
-    def adapt(
-        self,
-        theta: Tensor,
-        state: State,
-        support: Batch,
-        order: Tensor,
-        inner: InnerOptimizer,
-    ) -> tuple[Tensor, State, Tensor, Tensor | None]:
-        """Run k inner steps on a stack of tasks, all in matrix order.
+    def minibatches(
+        self, support: Batch, order: Tensor
+    ) -> tuple[Callable[[Tensor, Batch], tuple[Tensor, Tensor]], Iterator[Batch]]:
+        """Return the gradient in matrix order, and the minibatches it takes.
 
         Args:
-            theta: [n, P].
-            state: entries [n, ...].
             support: x [n, S, C, H, H], y [n, S].
             order: [n, k, b].
-            inner: the inner optimiser.
 
         Returns:
-            theta [n, P], state, losses [n, k], steps taken [n] where they are counted.
+            gradient(theta [n, P], batch) -> g [n, P], losses [n], where g is memory
+            that the next call writes to; and k minibatches.
         """
-        n, k, b = order.shape
-        space = self._space(n, b, support.x.shape[-1], theta)
-        patches = image_patches(support.x.to(theta.dtype))
+        n, _, b = order.shape
+        patches = image_patches(support.x)
         size = patches.shape[1]
         patches, y = patches.flatten(0, 1), support.y.flatten()
         order = order + size * torch.arange(n, device=order.device)[:, None, None]
-        losses = theta.new_empty(n, k)
-        taken = inner.counter(theta[:, 0])
-        for j in range(k):
+
+        def found(theta: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+            space = self._space(n, b, support.x.shape[-1], theta)
             space.theta.copy_(theta)
-            chosen = order[:, j]
-            loss = gradient(space, patches[chosen], y[chosen], self.eps)
-            losses[:, j] = loss
-            theta, state, taken = inner.advance(j, space.g, loss, theta, state, taken)
-        return theta, state, losses, taken
+            return space.g, gradient(space, *batch, self.eps)
+
+        return found, (Batch(patches[o], y[o]) for o in order.unbind(1))
 
     def _space(self, n: int, batch: int, size: int, like: Tensor) -> "Workspace":
         key = (n, batch, size, like.dtype, like.device)

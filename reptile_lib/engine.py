@@ -245,9 +245,9 @@ def _written(
         rows = slice(i * size, (i + 1) * size)
         own = {name: value[rows] for name, value in start.items()}
         examples = Batch(support.x[rows], support.y[rows])
-        here = (theta[rows], own, examples, order[rows])
-        ends, states, losses, taken = loss.adapt(*here, inner)
-        return Adapted(ends, states, losses, _counted(taken, losses))
+        with torch.no_grad():  # threads do not hand it on
+            found, batches = loss.minibatches(examples, order[rows])
+            return _steps(found, inner, theta[rows], own, batches)
 
     spread: Engine = "threads" if size == 1 else "serial"
     parts = _each_task(some, -(-n // size), spread)

@@ -144,8 +144,8 @@ def outer_step(
 ) -> tuple[Tensor, State | None]:
     """Move φ a fraction ε of the way to the target, or to where `outer` proposes.
 
-    An outer optimiser takes φ − target for the gradient (Nichol et al. 2018, section 2;
-    Reddi et al. 2021, algorithm 1).
+    An outer optimiser takes φ − target for the gradient (Nichol et al. 2018; Reddi et
+    al. 2021, algorithm 1).
 
     Args:
         phi: [P].
@@ -183,7 +183,7 @@ def linear(start: float, end: float) -> Schedule:
 def cosine(start: float, end: float) -> Schedule:
     """Move ε from `start` to `end` along half a cosine, slowly at both ends.
 
-    Loshchilov & Hutter 2017, equation 5, without restarts.
+    Loshchilov & Hutter 2017, without their restarts.
     """
     line = linear(start, end)
     return lambda done: line((1 - math.cos(math.pi * done)) / 2)

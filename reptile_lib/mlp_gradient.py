@@ -6,14 +6,14 @@ needs several times as many, and for small layers the operations cost more than 
 arithmetic.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from reptile_lib.inner import Batch, InnerOptimizer, State
+from reptile_lib.inner import Batch
 from reptile_lib.params import Layout
 
 
@@ -53,47 +53,27 @@ class MlpLoss:
         """Say whether these are vectors and answers of a stack of tasks."""
         return support.x.dim() == support.y.dim() == 3
 
-    @torch.no_grad()
-    def adapt(
-        self,
-        theta: Tensor,
-        state: State,
-        support: Batch,
-        order: Tensor,
-        inner: InnerOptimizer,
-    ) -> tuple[Tensor, State, Tensor, Tensor | None]:
-        """Run k inner steps on a stack of tasks.
+    def minibatches(
+        self, support: Batch, order: Tensor
+    ) -> tuple[Callable[[Tensor, Batch], tuple[Tensor, Tensor]], Iterator[Batch]]:
+        """Return the gradient below, and the k minibatches that it takes.
 
         Args:
-            theta: [n, P].
-            state: entries [n, ...].
             support: x [n, S, in], y [n, S, out].
             order: [n, k, b].
-            inner: the inner optimiser.
-
-        Returns:
-            theta [n, P], state, losses [n, k], steps taken [n] where they are counted.
         """
-        n, k, _ = order.shape
-        tasks = torch.arange(n, device=order.device)[:, None]
-        losses = theta.new_empty(n, k)
-        taken = inner.counter(theta[:, 0])
-        for j in range(k):
-            x, y = support.x[tasks, order[:, j]], support.y[tasks, order[:, j]]
-            g, loss = self.gradient(theta, x, y)
-            losses[:, j] = loss
-            theta, state, taken = inner.advance(j, g, loss, theta, state, taken)
-        return theta, state, losses, taken
+        n = torch.arange(len(order), device=order.device)[:, None]
+        batches = (Batch(support.x[n, o], support.y[n, o]) for o in order.unbind(1))
+        return self.gradient, batches
 
-    def gradient(self, theta: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    def gradient(self, theta: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
         """Return gradients [n, P] and losses [n] at theta [n, P].
 
         Args:
             theta: [n, P].
-            x: [n, B, in].
-            y: [n, B, out].
+            batch: x [n, B, in], y [n, B, out].
         """
-        n = theta.shape[0]
+        (x, y), n = batch, theta.shape[0]
         parts = torch.split(theta, self.where.sizes, 1)
         weights = [
             part.view(n, *shape)

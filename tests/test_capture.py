@@ -6,20 +6,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from reptile_lib import (
-    FOMAML,
-    MAML,
-    Joint,
-    Reptile,
-    Sine,
-    adam,
-    linear,
-    mlp,
-    train,
-)
+from reptile_lib import FOMAML, MAML, Joint, Reptile, Sine, adam, linear, mlp, train
 from reptile_lib.train import MetaLearner
-
-CPU = torch.device("cpu")
 
 METHODS = {"Reptile": Reptile, "FOMAML": FOMAML, "MAML": MAML, "Joint": Joint}
 

@@ -185,7 +185,6 @@ def test_processes_of_two_machines_find_the_phi_of_one(tmp_path: Path) -> None:
 
 
 SHARED = """
-import os
 import sys
 import time
 from pathlib import Path

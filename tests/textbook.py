@@ -25,6 +25,15 @@ def vector(model: nn.Module) -> Tensor:
     return parameters_to_vector(model.parameters()).detach().clone()
 
 
+def gradient(
+    model: nn.Module, criterion: Criterion, x: Tensor, y: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Return the gradient as a vector, and the loss."""
+    loss = criterion(model(x), y)
+    parts = torch.autograd.grad(loss, list(model.parameters()))
+    return parameters_to_vector(parts), loss.detach()
+
+
 def descend(
     model: nn.Module,
     optimizer: Optimizer,
