@@ -38,6 +38,7 @@ HELP = {
     "precision": "float32, tf32 (CUDA) or bf16: how matrices are multiplied",
     "lr": "Adam's inner learning rate",
     "moments": "carry or reset: does Adam's state outlive a task",
+    "reduction": "sum or mean: of a minibatch's losses, see runs.build",
     "meta_steps": "outer steps",
     "meta_batch": "tasks an outer step",
     "epsilon": "ε of the first outer step",
@@ -49,8 +50,11 @@ HELP = {
 }
 
 
-CHOICES = {"moments": ["carry", "reset"], "precision": ["float32", "tf32", "bf16"]}
-LONG = 200_000  # inner steps from which starting more processes pays
+CHOICES = {
+    "moments": ["carry", "reset"],
+    "reduction": ["sum", "mean"],
+    "precision": ["float32", "tf32", "bf16"],
+}
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -102,10 +106,9 @@ def _processes(options: argparse.Namespace) -> int:
     # A core each for long runs on a CPU, where convolutions gain more from it than
     # from threads.
     config = _config(options)
-    meta_batch: int = config["meta_batch"]
-    steps = config["meta_steps"] * meta_batch * config["inner_steps"]
-    if find_device(options.device).type != "cpu" or steps < LONG:
+    if find_device(options.device).type != "cpu" or not runs.is_long(config):
         return 1
+    meta_batch: int = config["meta_batch"]
     return min(cores(), meta_batch)
 
 
@@ -146,7 +149,7 @@ def _parser() -> argparse.ArgumentParser:
             default="auto",
             metavar="N",
             help="processes on this machine (auto: one; on a CPU, from"
-            f" {LONG:,} inner steps on, one a core, but at most one a task)",
+            f" {runs.LONG:,} inner steps on, one a core, but at most one a task)",
         )
 
     train = command("train", _train, "train φ, then evaluate it")

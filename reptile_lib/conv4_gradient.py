@@ -17,6 +17,7 @@ their gradient is exactly zero.
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -29,7 +30,17 @@ from reptile_lib.params import Layout
 
 def applies(model: nn.Module, criterion: Callable[[Tensor, Tensor], Tensor]) -> bool:
     """Say whether the gradient below is the one of this model and criterion."""
-    return type(model) is Conv4 and criterion is F.cross_entropy
+    return type(model) is Conv4 and reduction(criterion) in ("mean", "sum")
+
+
+def reduction(criterion: Callable[[Tensor, Tensor], Tensor]) -> str | None:
+    """Return what cross-entropy makes of the examples; None if it is another loss."""
+    if criterion is F.cross_entropy:
+        return "mean"
+    if isinstance(criterion, partial) and criterion.func is F.cross_entropy:
+        only = not criterion.args and set(criterion.keywords) == {"reduction"}
+        return criterion.keywords["reduction"] if only else None
+    return None
 
 
 def norm_eps(model: Conv4) -> float:
@@ -46,8 +57,12 @@ class Conv4Loss:
     where: Layout
     eps: float
     """Batch norm's."""
+    summed: bool = False
+    """Whether the loss is summed over the examples; else it is their mean."""
     bf16: bool = False
     """Whether the large products round their factors to bfloat16."""
+    compiled: bool = False
+    """Whether inner steps are those of `conv4_compiled`."""
     inside: bool = False
     """Whether parameters come in matrix order, see `enter`."""
     spaces: threading.local = field(default_factory=threading.local)
@@ -115,7 +130,7 @@ class Conv4Loss:
         def found(theta: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
             space = self._space(n, b, support.x.shape[-1], theta)
             space.theta.copy_(theta)
-            return space.g, gradient(space, *batch, self.eps)
+            return space.g, gradient(space, *batch, self.eps, self.summed)
 
         return found, (Batch(patches[o], y[o]) for o in order.unbind(1))
 
@@ -304,7 +319,13 @@ def products(a: Tensor, b: Tensor, out: Tensor, bf16: bool = False) -> Tensor:
     return out
 
 
-def gradient(space: Workspace, patches: Tensor, y: Tensor, eps: float = 1e-3) -> Tensor:
+def gradient(
+    space: Workspace,
+    patches: Tensor,
+    y: Tensor,
+    eps: float = 1e-3,
+    summed: bool = False,
+) -> Tensor:
     """Leave the gradient of the cross-entropy at `space.theta` in `space.g`.
 
     Args:
@@ -312,11 +333,12 @@ def gradient(space: Workspace, patches: Tensor, y: Tensor, eps: float = 1e-3) ->
         patches: [n, B, o·o, 9C], as `image_patches` cuts them.
         y: [n, B], labels.
         eps: batch norm's.
+        summed: whether the loss is summed over the B examples; else it is their mean.
 
     Returns:
         [n]: the loss of each task.
     """
-    batch = y.shape[1]
+    divisor = 1 if summed else y.shape[1]
     blocks, links = space.blocks, space.links
 
     a = patches.flatten(1, 2)
@@ -341,7 +363,7 @@ def gradient(space: Workspace, patches: Tensor, y: Tensor, eps: float = 1e-3) ->
     chosen = y[:, :, None]
     values = scores.gather(2, chosen).neg_()
 
-    d = scores.exp_().scatter_add_(2, chosen, -torch.ones_like(values)).div_(batch)
+    d = scores.exp_().scatter_add_(2, chosen, -torch.ones_like(values)).div_(divisor)
     torch.bmm(d.mT, features, out=space.out_g)
     torch.sum(d, 1, keepdim=True, out=space.out_bias_g)
     y_g = torch.bmm(d, space.out).view_as(blocks[-1].y)
@@ -367,7 +389,7 @@ def gradient(space: Workspace, patches: Tensor, y: Tensor, eps: float = 1e-3) ->
             for pixels, part in overlaps:
                 pixels.add_(part)
             y_g = link.y_g
-    return values.mean((1, 2))
+    return values.sum((1, 2)) / divisor
 
 
 def _pixelwise(values: Tensor) -> Tensor:

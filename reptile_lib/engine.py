@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
-from reptile_lib import conv4_gradient, mlp_gradient
+from reptile_lib import conv4_compiled, conv4_gradient, mlp_gradient
 from reptile_lib.conv4_gradient import Conv4Loss
 from reptile_lib.inner import Batch, InnerOptimizer, State
 from reptile_lib.machine import keep_freed_memory
@@ -65,10 +65,12 @@ def make_loss(
     model: nn.Module,
     criterion: Callable[[Tensor, Tensor], Tensor],
     precision: Precision = "float32",
+    compiled: bool = False,
 ) -> tuple[Loss, Callable[[Tensor, Tensor], Tensor]]:
     """Turn a module into `loss(theta, batch)` and `forward(theta, x)` on flat vectors.
 
     "tf32" is a setting of the whole process: open `precise` around their use.
+    `compiled` is as in `train.MetaLearner`.
 
     `functional_call` lends the module its parameters for the time of a call, so
     threads must not share one module: each gets its own copy.
@@ -87,7 +89,9 @@ def make_loss(
 
     if isinstance(model, Conv4) and conv4_gradient.applies(model, criterion):
         eps = conv4_gradient.norm_eps(model)
-        return Conv4Loss(loss, where, eps, bf16=precision == "bf16"), forward
+        summed = conv4_gradient.reduction(criterion) == "sum"
+        written = Conv4Loss(loss, where, eps, summed, precision == "bf16", compiled)
+        return written, forward
     if mlp_gradient.applies(model, criterion) and precision != "bf16":
         tanh = any(isinstance(m, nn.Tanh) for m in model.modules())
         return MlpLoss(loss, where, tanh), forward
@@ -247,11 +251,31 @@ def _written(
         examples = Batch(support.x[rows], support.y[rows])
         with torch.no_grad():  # threads do not hand it on
             found, batches = loss.minibatches(examples, order[rows])
+            if isinstance(loss, Conv4Loss) and loss.compiled and inner.stop is None:
+                return _compiled(loss, inner, theta[rows], own, batches)
             return _steps(found, inner, theta[rows], own, batches)
 
     spread: Engine = "threads" if size == 1 else "serial"
     parts = _each_task(some, -(-n // size), spread)
     return _joined(torch.cat, parts) if len(parts) > 1 else parts[0]
+
+
+def _compiled(
+    loss: Conv4Loss,
+    inner: InnerOptimizer,
+    theta: Tensor,
+    state: State,
+    batches: Iterable[Batch],
+) -> Adapted:
+    """Take compiled inner steps; these want the same strides each time."""
+    step = conv4_compiled.step(inner, loss.where, loss.eps, loss.summed, loss.bf16)
+    theta = torch.empty_like(theta, memory_format=torch.contiguous_format).copy_(theta)
+    losses = []
+    for batch in batches:
+        theta, state, value = step(theta, state, *batch)
+        losses.append(value)
+    stacked = torch.stack(losses, -1)
+    return Adapted(theta, state, stacked, _counted(None, stacked))
 
 
 def _stacked(

@@ -42,6 +42,7 @@ class Learner(Protocol):
     moments: Moments
     engine: Engine
     precision: Precision
+    compiled: bool
 
     @property
     def criterion(self) -> Callable[[Tensor, Tensor], Tensor]:
@@ -141,7 +142,9 @@ def evaluate(
         UserError: the model does not fit the tasks' images or ways, `count` is below
             one, or tasks diverge.
     """
-    loss, forward = make_loss(learner.model, learner.criterion, learner.precision)
+    loss, forward = make_loss(
+        learner.model, learner.criterion, learner.precision, learner.compiled
+    )
     check_ways(forward, learner.phi, tasks)
     if inner_batch is None:
         size = tasks.ways * tasks.shots

@@ -12,6 +12,7 @@ a dict of tensors: "v" and "m" have the shape of theta, "step" that of theta[...
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Literal, NamedTuple
 
 import torch
@@ -147,7 +148,11 @@ def adam(
     With β₁ = 0 the first moment is the gradient itself and is not stored.
     """
     _check_rate("adam", lr)
-    beta1, beta2 = betas
+    return _adam(lr, *betas, eps)
+
+
+@cache  # one object for the same settings: what is compiled with it is found again
+def _adam(lr: float, beta1: float, beta2: float, eps: float) -> InnerOptimizer:
     _check_decay("adam", "betas[0]", beta1)
     _check_decay("adam", "betas[1]", beta2)
 

@@ -1,5 +1,7 @@
 """Conv4's gradient written out, against autograd through the module itself."""
 
+from functools import partial
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -7,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F
 
-from reptile_lib import conv4
+from reptile_lib import conv4, conv4_compiled
 from reptile_lib.conv4_gradient import (
     Conv4Loss,
     applies,
@@ -22,6 +24,7 @@ from reptile_lib.engine import adapt, make_loss
 from reptile_lib.inner import Batch, adam, sgd
 from reptile_lib.models import pad_same
 from reptile_lib.params import layout, ravel
+from reptile_lib.stopping import SwitchEvery
 from tests import textbook
 
 
@@ -43,20 +46,30 @@ def weights(n: int, ways: int, channels: int, size: int) -> tuple[Tensor, ...]:
     ways=st.integers(2, 4),
     channels=st.integers(1, 3),
     size=st.integers(9, 20),
+    summed=st.booleans(),
 )
 def test_gradient_is_autograds(
-    n: int, batch: int, ways: int, channels: int, size: int
+    n: int, batch: int, ways: int, channels: int, size: int, summed: bool
 ) -> None:
+    criterion = partial(F.cross_entropy, reduction="sum" if summed else "mean")
     theta, models, where = weights(n, ways, channels, size)
     x, y = stack(n, batch, ways, channels, size, seed=n)
     space = workspace(where, n, batch, size, theta)
-    for _ in range(2):  # the second time on used buffers
-        space.theta.copy_(to_matrices(theta, where))
-        values = gradient(space, image_patches(x), y)
-        found = to_vector(space.g, where)
+    matrices, patches = to_matrices(theta, where), image_patches(x)
+    # The second time on used buffers.
+    for written in ("buffers", "buffers", "pure"):
+        if written == "pure":
+            g, values = conv4_compiled.gradient(
+                matrices, patches, y, where, summed=summed
+            )
+        else:
+            space.theta.copy_(matrices)
+            values = gradient(space, patches, y, summed=summed)
+            g = space.g
+        found = to_vector(g, where)
         for i, model in enumerate(models):
-            g, loss = textbook.gradient(model, F.cross_entropy, x[i], y[i])
-            torch.testing.assert_close(found[i], g, rtol=0, atol=1e-10)
+            expected, loss = textbook.gradient(model, criterion, x[i], y[i])
+            torch.testing.assert_close(found[i], expected, rtol=0, atol=1e-10)
             torch.testing.assert_close(values[i], loss, rtol=0, atol=1e-12)
 
 
@@ -141,15 +154,67 @@ def test_many_steps_between_enter_and_leave() -> None:
     torch.testing.assert_close(inside(phi, one), loss(ravel(model), one))
 
 
-def test_bf16_is_near_and_not_equal() -> None:
+def test_compiled_steps_are_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    if not conv4_compiled.works():
+        pytest.skip("torch cannot compile here")
+    model = conv4(3, size=10).double()
+    criterion = partial(F.cross_entropy, reduction="sum")
+    support = stack(2, 6, 3, 1, 10, seed=3)
+    order = torch.arange(6).view(1, 3, 2).expand(2, -1, -1)
+    state = {"v": torch.rand_like(ravel(model)), "step": torch.tensor(3.0).double()}
+    asked = []
+    step = conv4_compiled.step
+    monkeypatch.setattr(
+        conv4_compiled, "step", lambda *args: asked.append(args) or step(*args)
+    )
+    for inner, start in (
+        (adam(0.01), state),
+        (adam(0.01, (0.9, 0.999)), state | {"m": torch.rand_like(state["v"])}),
+    ):
+        plain, compiled = (
+            adapt(
+                make_loss(model, criterion, compiled=compiled)[0],
+                ravel(model),
+                support,
+                order,
+                inner,
+                start,
+            )
+            for compiled in (False, True)
+        )
+        for found, expected in (
+            (compiled.theta, plain.theta),
+            (compiled.losses, plain.losses),
+            *((compiled.state[name], plain.state[name]) for name in plain.state),
+        ):
+            torch.testing.assert_close(found, expected, rtol=0, atol=1e-10)
+    assert len(asked) == 2
+
+
+def test_what_stops_is_not_compiled() -> None:
+    model = conv4(3, size=10).double()
+    loss, _ = make_loss(model, F.cross_entropy, compiled=True)
+    support = stack(2, 6, 3, 1, 10, seed=3)
+    order = torch.arange(6).view(1, 3, 2).expand(2, -1, -1)
+    inner = sgd(0.01).until(SwitchEvery(1))
+    assert adapt(loss, ravel(model), support, order, inner).steps.tolist() == [1, 1]
+
+
+@pytest.mark.parametrize("written", ["buffers", "pure"])
+def test_bf16_is_near_and_not_equal(written: str) -> None:
     where = layout(conv4(5))
     phi = ravel(conv4(5))
     x, y = stack(2, 20, 5, 1, 28, seed=4)
     found = []
     for bf16 in (False, True):
+        matrices, patches = to_matrices(phi, where), image_patches(x.float())
+        if written == "pure":
+            stacked = matrices.expand(2, -1)
+            found.append(conv4_compiled.gradient(stacked, patches, y, where, bf16=bf16))
+            continue
         space = workspace(where, 2, 20, 28, phi, bf16)
-        space.theta.copy_(to_matrices(phi, where))
-        values = gradient(space, image_patches(x.float()), y)
+        space.theta.copy_(matrices)
+        values = gradient(space, patches, y)
         found.append((space.g.clone(), values))
     (exact, loss), (rounded, rounded_loss) = found
     assert 0 < (rounded - exact).norm() < 0.3 * exact.norm()
@@ -158,5 +223,8 @@ def test_bf16_is_near_and_not_equal() -> None:
 
 def test_it_applies_to_conv4_with_cross_entropy_alone() -> None:
     assert applies(conv4(5), F.cross_entropy)
+    assert applies(conv4(5), partial(F.cross_entropy, reduction="sum"))
+    assert not applies(conv4(5), partial(F.cross_entropy, reduction="none"))
+    assert not applies(conv4(5), partial(F.cross_entropy, label_smoothing=0.1))
     assert not applies(conv4(5), F.mse_loss)
     assert not applies(torch.nn.Linear(2, 2), F.cross_entropy)
