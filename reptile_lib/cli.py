@@ -243,14 +243,15 @@ def _reproduce(options: argparse.Namespace) -> Record:
         seeds = [int(seed) for seed in options.seeds.split(",")]
     except ValueError as error:
         raise UserError(f"--seeds {options.seeds}: give numbers like 0,1,2") from error
+    how = {"device": options.device, "progress": not options.quiet}
+    reproduce.train_together(options.row, seeds, options.budget, options.results, **how)
     records = [
         reproduce.reproduce(
             options.row,
             seed,
             options.budget,
             options.results,
-            device=options.device,
-            progress=not options.quiet,
+            **how,
         )
         for seed in seeds
     ]

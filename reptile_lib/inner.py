@@ -111,6 +111,7 @@ def _check_decay(name: str, argument: str, beta: float) -> None:
         raise UserError(f"{name}: {argument} = {beta}; it must lie in [0, 1)")
 
 
+@cache  # like those below, one object for equal settings
 def sgd(lr: float) -> InnerOptimizer:
     """Minibatch gradient descent: θ ← θ − α g."""
     _check_rate("sgd", lr)
@@ -119,6 +120,7 @@ def sgd(lr: float) -> InnerOptimizer:
     )
 
 
+@cache
 def gd(lr: float) -> InnerOptimizer:
     """Full-batch gradient descent: the step of `sgd`, each on the whole support set."""
     _check_rate("gd", lr)
@@ -126,6 +128,7 @@ def gd(lr: float) -> InnerOptimizer:
     return InnerOptimizer("gd", lr, step.init, step.update, full_batch=True)
 
 
+@cache
 def momentum(lr: float, beta: float = 0.9) -> InnerOptimizer:
     """Heavy-ball momentum as `torch.optim.SGD` has it: m ← βm + g, θ ← θ − α m."""
     _check_rate("momentum", lr)
@@ -151,7 +154,7 @@ def adam(
     return _adam(lr, *betas, eps)
 
 
-@cache  # one object for the same settings: what is compiled with it is found again
+@cache  # so that what is compiled with it is found again
 def _adam(lr: float, beta1: float, beta2: float, eps: float) -> InnerOptimizer:
     _check_decay("adam", "betas[0]", beta1)
     _check_decay("adam", "betas[1]", beta2)

@@ -150,7 +150,7 @@ class Quadratics:
     def noise_floor(self, alpha: float, k: int, epsilon: float, n: int = 1) -> Tensor:
         """Return the covariance of φ that constant ε settles at, [d, d].
 
-        It solves the Lyapunov equation S = E[(I − εB̂) S (I − εB̂)] + (ε²/n) E[r rᵀ]
+        It solves the Lyapunov equation V = E[(I − εB̂) V (I − εB̂)] + (ε²/n) E[r rᵀ]
         with r = B_τ (w_τ − φ*). Its trace is the mean squared distance to φ*. Memory
         grows with T d⁴.
 

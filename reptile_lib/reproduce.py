@@ -11,7 +11,7 @@ One training run a seed serves 1-shot and 5-shot and both protocols. It leaves
 import json
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any, Literal
@@ -25,9 +25,11 @@ from reptile_lib.errors import UserError
 from reptile_lib.evaluate import adaptation_curve
 from reptile_lib.files import written_whole
 from reptile_lib.inner import Moments, sgd
+from reptile_lib.machine import find_device
 from reptile_lib.meta import linear
 from reptile_lib.models import mlp
-from reptile_lib.tasks import FewShotTasks, Sine
+from reptile_lib.tasks import FewShotTasks, Sine, Tasks
+from reptile_lib.together import fit_together
 from reptile_lib.train import MetaLearner, Reptile
 from reptile_lib.workers import first_alone, say, world
 
@@ -130,6 +132,7 @@ def reproduce(
         * config["inner_steps"],
         "peak_memory_mb": peak_memory_mb(learner.phi.device),
         "processes": world().size,
+        "trained_together": learner.history[-1].get("runs", 1),
         **results.circumstances(learner.phi.device),
         "command": f"python -m reptile_lib reproduce {row} --seeds {seed}"
         f" --budget {budget} --processes {world().size}",
@@ -143,6 +146,71 @@ def reproduce(
 
     first_alone(write)
     return record
+
+
+def train_together(
+    row: str,
+    seeds: Sequence[int],
+    budget: Budget = "full",
+    folder: Path = Path("results"),
+    *,
+    device: str = "auto",
+    progress: bool = False,
+) -> None:
+    """Train those seeds of a row that have not begun as one stack, where it pays.
+
+    It does for the small network of `sine`, and on a GPU. `reproduce` finds them
+    trained then. A stop loses the work.
+
+    Raises:
+        UserError: there is no such row, or training failed.
+    """
+    config = settings(row, budget)
+    runs_of = folder / (row if budget == "full" else f"{row}-{budget}")
+    fresh = [
+        seed
+        for seed in seeds
+        if not (runs_of / f"seed-{seed}.json").exists()
+        and not (runs_of / f"run-{seed}").exists()
+    ]
+    pays = row == "sine" or find_device(device).type == "cuda"
+    if len(fresh) < 2 or not pays or world().size > 1:
+        return
+    build = _sine_learner if row == "sine" else runs.build
+    tasks = _sine_tasks if row == "sine" else _few_shot_tasks
+    configs = [config | {"seed": seed} for seed in fresh]
+    learners = [build(own, device) for own in configs]
+    fit_together(
+        learners,
+        [tasks(own) for own in configs],
+        fresh,
+        meta_steps=config["meta_steps"],
+        meta_batch=config["meta_batch"],
+        epsilon=linear(config["epsilon"], config["epsilon_final"]),
+        progress=progress,
+    )
+    for learner, own in zip(learners, configs, strict=True):
+        learner.save(runs_of / f"run-{own['seed']}" / runs.CHECKPOINT, own)
+
+
+def _few_shot_tasks(config: runs.Config) -> Tasks:
+    train = runs.load_data(config).train.rotated()
+    return FewShotTasks(train, config["ways"], config["train_shots"])
+
+
+def _sine_tasks(config: runs.Config) -> Tasks:
+    return Sine(points=config["train_points"])
+
+
+def _sine_learner(config: runs.Config, device: str) -> MetaLearner:
+    return Reptile(
+        mlp(*config["sizes"], activation=nn.Tanh, seed=config["seed"]),
+        inner=sgd(config["lr"]),
+        inner_steps=config["inner_steps"],
+        inner_batch=config["inner_batch"],
+        criterion=F.mse_loss,
+        device="cpu" if device == "auto" else device,  # a small network gains nothing
+    )
 
 
 def settings(row: str, budget: Budget) -> runs.Config:
@@ -220,20 +288,13 @@ def _sine(
     progress: bool,
 ) -> tuple[MetaLearner, results.Record]:
     """Train on sine waves and measure the loss after some inner steps."""
-    learner = Reptile(
-        mlp(*config["sizes"], activation=nn.Tanh, seed=config["seed"]),
-        inner=sgd(config["lr"]),
-        inner_steps=config["inner_steps"],
-        inner_batch=config["inner_batch"],
-        criterion=F.mse_loss,
-        device="cpu" if device == "auto" else device,  # a small network gains nothing
-    )
+    learner = _sine_learner(config, device)
     if (run / runs.CHECKPOINT).exists():
         learner.restore(run / runs.CHECKPOINT)
     if learner.state.meta_step == config["meta_steps"]:
         return learner, _sine_losses(learner, config, name)
     learner.fit(
-        Sine(points=config["train_points"]),
+        _sine_tasks(config),
         meta_steps=config["meta_steps"],
         meta_batch=config["meta_batch"],
         epsilon=linear(config["epsilon"], config["epsilon_final"]),

@@ -60,6 +60,10 @@ class Draws:
         self._tasks = tasks
         self.device = tasks.device
 
+    def with_seed(self, seed: int) -> "Draws":
+        """Return the draws of the same tasks under another seed."""
+        return Draws(seed, self._key[1], self._tasks)
+
     def uniform(self, slot: int, *shape: int) -> Tensor:
         """Return float64 ``[m, *shape]`` in [0, 1).
 

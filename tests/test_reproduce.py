@@ -166,3 +166,27 @@ def test_the_table_shows_measured_beside_published(tmp_path):
 def test_the_committed_table_is_made_from_the_committed_records():
     table = (RESULTS / "headline.md").read_text(encoding="utf-8")
     assert table == reproduce.headline(RESULTS)
+
+
+def test_seeds_of_the_sine_row_are_trained_together(tmp_path, monkeypatch):
+    budget = {"meta_steps": 50, "eval_tasks": 20}
+    monkeypatch.setitem(reproduce.BUDGETS, "short", budget)
+    together, alone = tmp_path / "together", tmp_path / "alone"
+    reproduce.train_together("sine", (1, 2), "short", together)
+    found = {}
+    for folder in (together, alone):
+        for seed in (1, 2):
+            found[folder, seed] = reproduce.reproduce("sine", seed, "short", folder)
+    for seed in (1, 2):
+        assert found[together, seed]["trained_together"] == 2
+        assert found[alone, seed]["trained_together"] == 1
+        for steps, one in found[alone, seed]["metrics"].items():
+            both = found[together, seed]["metrics"][steps]
+            assert both["loss"] == pytest.approx(one["loss"], rel=1e-2)
+
+
+def test_what_has_begun_is_not_trained_together(tmp_path, monkeypatch):
+    monkeypatch.setitem(reproduce.BUDGETS, "short", {"meta_steps": 5})
+    (tmp_path / "sine-short" / "run-1").mkdir(parents=True)
+    reproduce.train_together("sine", (1, 2), "short", tmp_path)
+    assert not (tmp_path / "sine-short" / "run-2").exists()

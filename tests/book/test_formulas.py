@@ -1,0 +1,152 @@
+"""Formulas of the text that no cell of their page computes."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from reptile_lib import (
+    Batch,
+    Quadratics,
+    SwitchAtThreshold,
+    adapt,
+    meta,
+    momentum,
+    sgd,
+)
+from reptile_lib.engine import gradient, make_loss
+from reptile_lib.meta import outer_step
+from reptile_lib.optim import Interpolated
+from reptile_lib.params import ravel
+from reptile_lib.tasks import Episodes, quadratic_loss
+from reptile_lib.transform import ridge_head
+
+positive = st.floats(0.1, 3.0)
+
+
+def bowls(h: float, minima: list[float]) -> Batch:
+    """Return one-dimensional bowls with curvature h."""
+    w = torch.tensor(minima, dtype=torch.float64).view(-1, 1, 1)
+    return Batch(torch.full_like(w, h)[..., None], w)
+
+
+@given(h=positive, c=positive, share=st.floats(0.05, 0.95), d=st.floats(0.01, 50.0))
+def test_2_2_the_pull_under_a_threshold(
+    h: float, c: float, share: float, d: float
+) -> None:
+    alpha, r = share / h, (2 * c / h) ** 0.5
+    if abs(d - r) < 1e-6:
+        return  # at r itself rounding decides
+    inner = sgd(alpha).until(SwitchAtThreshold(c))
+    order = torch.zeros(1, 2000, 1, dtype=torch.int64)
+    start = torch.zeros(1, dtype=torch.float64)
+    pull = adapt(quadratic_loss, start, bowls(h, [d]), order, inner).theta.item()
+    if d < r:
+        assert pull == 0
+    else:
+        assert d - r - 1e-9 <= pull <= d - (1 - alpha * h) * r + 1e-9
+
+
+def test_2_2_exercise_how_long_until_the_switch() -> None:
+    inner = sgd(0.5).until(SwitchAtThreshold(0.5))
+    order = torch.zeros(2, 20, 1, dtype=torch.int64)
+    start = torch.zeros(1, dtype=torch.float64)
+    steps = adapt(quadratic_loss, start, bowls(1.0, [100.0, 200.0]), order, inner).steps
+    assert steps.tolist() == [7, 8]
+
+
+@given(h=positive, lam=st.floats(0.0, 1.0), share=st.floats(0.05, 0.95))
+def test_2_3_what_a_round_leaves_of_an_error(
+    h: float, lam: float, share: float
+) -> None:
+    k, alpha = 4, share / h
+    theta = nn.Parameter(torch.ones(1, dtype=torch.float64))
+    optimizer = Interpolated(torch.optim.SGD([theta], lr=alpha), k, epsilon=lam)
+    for _ in range(k):
+        optimizer.zero_grad()
+        (h / 2 * theta.square().sum()).backward()
+        optimizer.step()
+    expected = 1 - lam * (1 - (1 - alpha * h) ** k)
+    assert theta.item() == pytest.approx(expected, abs=1e-12)
+
+
+def test_2_1_exercise_a_very_strong_ridge() -> None:
+    noise = torch.Generator().manual_seed(0)
+    y = torch.arange(5).repeat_interleave(3)
+    features = torch.randn(15, 8, generator=noise, dtype=torch.float64)
+    new = torch.randn(40, 8, generator=noise, dtype=torch.float64)
+    scores = ridge_head(features, y, 5, ridge=1e9)(new)
+    means = torch.stack([features[y == j].mean(0) for j in range(5)])
+    middle = features.mean(0)
+    expected = (new - middle) @ (means - middle).mT
+    assert torch.equal(scores.argmax(1), expected.argmax(1))
+
+
+def test_3_1_the_difference_is_the_sum_of_the_gradients() -> None:
+    model = nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.Linear(8, 1)).double()
+    loss, _ = make_loss(model, F.mse_loss)
+    noise = torch.Generator().manual_seed(0)
+    x = torch.randn(1, 12, 3, generator=noise, dtype=torch.float64)
+    y = torch.randn(1, 12, 1, generator=noise, dtype=torch.float64)
+    order, phi, alpha = torch.arange(12).view(1, 4, 3), ravel(model), 0.1
+    theta, met = phi, torch.zeros_like(phi)
+    for rows in order[0]:
+        g, _ = gradient(loss, theta, Batch(x[0, rows], y[0, rows]))
+        theta, met = theta - alpha * g, met + g
+    end = adapt(loss, phi, Batch(x, y), order, sgd(alpha)).theta[0]
+    torch.testing.assert_close((phi - end) / alpha, met, rtol=0, atol=1e-10)
+
+
+def test_3_2_exercise_how_far_momentum_coasts() -> None:
+    outer, phi, state = momentum(1.0, 0.9), torch.zeros(1, dtype=torch.float64), None
+    for _ in range(500):
+        phi, state = outer_step(phi, phi - 1, 1.0, outer, state)
+    start = phi
+    for _ in range(500):
+        phi, state = outer_step(phi, phi, 1.0, outer, state)
+    assert (start - phi).item() == pytest.approx(90)
+
+
+@given(k=st.integers(1, 6), alpha=st.floats(0.05, 0.6))
+def test_3_3_with_equal_curvatures_all_three_points_are_one(
+    k: int, alpha: float
+) -> None:
+    H = torch.tensor([[2.0, 0.5], [0.5, 1.0]], dtype=torch.float64)
+    w = torch.tensor([[1.0, -2.0], [3.0, 0.5], [-1.0, 4.0]], dtype=torch.float64)
+    tasks = Quadratics(H.expand(3, -1, -1), w)
+    for point in (tasks.fixed_point(alpha, k), tasks.minimiser(alpha, k)):
+        torch.testing.assert_close(point, w.mean(0))
+
+
+@pytest.mark.parametrize(("k", "limit"), [(1, 2 / 2.8), (3, 2 / (1 + 1.8**3))])
+def test_3_3_exercise_loops_that_diverge(k: int, limit: float) -> None:
+    tasks = Quadratics(*(t[:, 0] for t in bowls(4.0, [1.0])))
+    assert tasks.mean_limit(0.7, k) == pytest.approx(limit)
+    assert tasks.mean_limit(0.7, 2) <= 0  # no epsilon at all
+
+
+def first_order_maml(
+    phi: Tensor, order: Tensor, support: Batch, alpha: float
+) -> Tensor:
+    """Take one step of FOMAML with the last minibatch held out."""
+    rows = order[:, -1]
+    query = Batch(support.x[:, rows[0]], support.y[:, rows[0]])
+    episodes = Episodes(support, order[:, :-1], query)
+    found = meta.fomaml(quadratic_loss, phi, episodes, sgd(alpha), None, "stacked")
+    return phi - found.phi
+
+
+def test_4_3_the_last_gradient_alone_is_fomaml() -> None:
+    noise = torch.Generator().manual_seed(0)
+    root = torch.randn(1, 8, 3, 3, generator=noise, dtype=torch.float64)
+    w = torch.randn(1, 8, 3, generator=noise, dtype=torch.float64)
+    support, order = Batch(root @ root.mT, w), torch.arange(8).view(1, 4, 2)
+    phi, alpha = torch.zeros(3, dtype=torch.float64), 0.05
+    ends = [
+        adapt(quadratic_loss, phi, support, order[:, :k], sgd(alpha)).theta[0]
+        for k in (3, 4)
+    ]
+    last = (ends[0] - ends[1]) / alpha
+    torch.testing.assert_close(first_order_maml(phi, order, support, alpha), last)
