@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.func import vmap
 
-from reptile_lib.engine import Engine, Loss, adapt, gradient, map_tasks
+from reptile_lib.engine import Adapted, Engine, Loss, adapt, gradient, map_tasks
 from reptile_lib.errors import UserError
 from reptile_lib.inner import Batch, InnerOptimizer, State, mean_state
 from reptile_lib.params import interpolate
@@ -59,12 +59,16 @@ def reptile(
 ) -> Target:
     """Target the mean of the adapted parameters; report the inner steps' loss."""
     support, order, _ = episodes
-    adapted = adapt(loss, phi, support, order, inner, state, engine)
+    return mean_end(adapt(loss, phi, support, order, inner, state, engine))
+
+
+def mean_end(adapted: Adapted) -> Target:
+    """Average what inner loops leave behind over the tasks, the first axis."""
     return Target(
         adapted.theta.mean(0),
         mean_state(adapted.state),
         adapted.losses.mean(),
-        adapted.steps.to(phi.dtype).mean(),
+        adapted.steps.to(adapted.theta.dtype).mean(),
     )
 
 

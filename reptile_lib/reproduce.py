@@ -25,7 +25,6 @@ from reptile_lib.errors import UserError
 from reptile_lib.evaluate import adaptation_curve
 from reptile_lib.files import written_whole
 from reptile_lib.inner import Moments, sgd
-from reptile_lib.machine import find_device
 from reptile_lib.meta import linear
 from reptile_lib.models import mlp
 from reptile_lib.tasks import FewShotTasks, Sine, Tasks
@@ -112,7 +111,7 @@ def reproduce(
         UserError: there is no such row, it is recorded already, or training failed.
     """
     config = settings(row, budget) | {"seed": seed}
-    name = row if budget == "full" else f"{row}-{budget}"
+    name = row_name(row, budget)
     measure: Callable[..., tuple[MetaLearner, results.Record]]
     measure = _sine if row == "sine" else _few_shot
     path, run = folder / name / f"seed-{seed}.json", folder / name / f"run-{seed}"
@@ -148,6 +147,11 @@ def reproduce(
     return record
 
 
+def row_name(row: str, budget: Budget) -> str:
+    """Return the name of a row's folder; a short budget makes a row of its own."""
+    return row if budget == "full" else f"{row}-{budget}"
+
+
 def train_together(
     row: str,
     seeds: Sequence[int],
@@ -159,30 +163,27 @@ def train_together(
 ) -> None:
     """Train those seeds of a row that have not begun as one stack, where it pays.
 
-    It does for the small network of `sine`, and on a GPU. `reproduce` finds them
-    trained then. A stop loses the work.
+    That is the small network of `sine`; other rows are left as they are. `reproduce`
+    finds the seeds trained then. A stop loses the work.
 
     Raises:
         UserError: there is no such row, or training failed.
     """
     config = settings(row, budget)
-    runs_of = folder / (row if budget == "full" else f"{row}-{budget}")
+    into = folder / row_name(row, budget)
     fresh = [
         seed
         for seed in seeds
-        if not (runs_of / f"seed-{seed}.json").exists()
-        and not (runs_of / f"run-{seed}").exists()
+        if not (into / f"seed-{seed}.json").exists()
+        and not (into / f"run-{seed}").exists()
     ]
-    pays = row == "sine" or find_device(device).type == "cuda"
-    if len(fresh) < 2 or not pays or world().size > 1:
+    if row != "sine" or len(fresh) < 2 or world().size > 1:
         return
-    build = _sine_learner if row == "sine" else runs.build
-    tasks = _sine_tasks if row == "sine" else _few_shot_tasks
     configs = [config | {"seed": seed} for seed in fresh]
-    learners = [build(own, device) for own in configs]
+    learners = [_sine_learner(own, device) for own in configs]
     fit_together(
         learners,
-        [tasks(own) for own in configs],
+        [_sine_tasks(config)] * len(fresh),
         fresh,
         meta_steps=config["meta_steps"],
         meta_batch=config["meta_batch"],
@@ -190,12 +191,7 @@ def train_together(
         progress=progress,
     )
     for learner, own in zip(learners, configs, strict=True):
-        learner.save(runs_of / f"run-{own['seed']}" / runs.CHECKPOINT, own)
-
-
-def _few_shot_tasks(config: runs.Config) -> Tasks:
-    train = runs.load_data(config).train.rotated()
-    return FewShotTasks(train, config["ways"], config["train_shots"])
+        learner.save(into / f"run-{own['seed']}" / runs.CHECKPOINT, own)
 
 
 def _sine_tasks(config: runs.Config) -> Tasks:

@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
-from torch import Tensor, nn
+from torch import nn
 from torch.nn import functional as F
 
 from reptile_lib import (
@@ -12,7 +12,6 @@ from reptile_lib import (
     Quadratics,
     SwitchAtThreshold,
     adapt,
-    meta,
     momentum,
     sgd,
 )
@@ -20,7 +19,7 @@ from reptile_lib.engine import gradient, make_loss
 from reptile_lib.meta import outer_step
 from reptile_lib.optim import Interpolated
 from reptile_lib.params import ravel
-from reptile_lib.tasks import Episodes, quadratic_loss
+from reptile_lib.tasks import quadratic_loss
 from reptile_lib.transform import ridge_head
 
 positive = st.floats(0.1, 3.0)
@@ -37,10 +36,9 @@ def test_2_2_the_pull_under_a_threshold(
     h: float, c: float, share: float, d: float
 ) -> None:
     alpha, r = share / h, (2 * c / h) ** 0.5
-    if abs(d - r) < 1e-6:
-        return  # at r itself rounding decides
+    assume(abs(d - r) > 1e-6)  # at r itself rounding decides
     inner = sgd(alpha).until(SwitchAtThreshold(c))
-    order = torch.zeros(1, 2000, 1, dtype=torch.int64)
+    order = torch.zeros(1, 200, 1, dtype=torch.int64)
     start = torch.zeros(1, dtype=torch.float64)
     pull = adapt(quadratic_loss, start, bowls(h, [d]), order, inner).theta.item()
     if d < r:
@@ -109,14 +107,15 @@ def test_3_2_exercise_how_far_momentum_coasts() -> None:
     assert (start - phi).item() == pytest.approx(90)
 
 
-@given(k=st.integers(1, 6), alpha=st.floats(0.05, 0.6))
+@given(k=st.integers(1, 6), alpha=st.floats(0.05, 0.4))  # below 1/2.2, where C is 0
 def test_3_3_with_equal_curvatures_all_three_points_are_one(
     k: int, alpha: float
 ) -> None:
     H = torch.tensor([[2.0, 0.5], [0.5, 1.0]], dtype=torch.float64)
     w = torch.tensor([[1.0, -2.0], [3.0, 0.5], [-1.0, 4.0]], dtype=torch.float64)
     tasks = Quadratics(H.expand(3, -1, -1), w)
-    for point in (tasks.fixed_point(alpha, k), tasks.minimiser(alpha, k)):
+    joint = tasks.minimiser(alpha, 0)
+    for point in (joint, tasks.fixed_point(alpha, k), tasks.minimiser(alpha, k)):
         torch.testing.assert_close(point, w.mean(0))
 
 
@@ -125,28 +124,3 @@ def test_3_3_exercise_loops_that_diverge(k: int, limit: float) -> None:
     tasks = Quadratics(*(t[:, 0] for t in bowls(4.0, [1.0])))
     assert tasks.mean_limit(0.7, k) == pytest.approx(limit)
     assert tasks.mean_limit(0.7, 2) <= 0  # no epsilon at all
-
-
-def first_order_maml(
-    phi: Tensor, order: Tensor, support: Batch, alpha: float
-) -> Tensor:
-    """Take one step of FOMAML with the last minibatch held out."""
-    rows = order[:, -1]
-    query = Batch(support.x[:, rows[0]], support.y[:, rows[0]])
-    episodes = Episodes(support, order[:, :-1], query)
-    found = meta.fomaml(quadratic_loss, phi, episodes, sgd(alpha), None, "stacked")
-    return phi - found.phi
-
-
-def test_4_3_the_last_gradient_alone_is_fomaml() -> None:
-    noise = torch.Generator().manual_seed(0)
-    root = torch.randn(1, 8, 3, 3, generator=noise, dtype=torch.float64)
-    w = torch.randn(1, 8, 3, generator=noise, dtype=torch.float64)
-    support, order = Batch(root @ root.mT, w), torch.arange(8).view(1, 4, 2)
-    phi, alpha = torch.zeros(3, dtype=torch.float64), 0.05
-    ends = [
-        adapt(quadratic_loss, phi, support, order[:, :k], sgd(alpha)).theta[0]
-        for k in (3, 4)
-    ]
-    last = (ends[0] - ends[1]) / alpha
-    torch.testing.assert_close(first_order_maml(phi, order, support, alpha), last)
