@@ -119,6 +119,17 @@ def test_3_3_with_equal_curvatures_all_three_points_are_one(
         torch.testing.assert_close(point, w.mean(0))
 
 
+def test_3_3_where_the_best_start_ends() -> None:
+    H = torch.tensor(
+        [[[1.8, 0.4], [0.4, 0.5]], [[0.3, 0.0], [0.0, 1.0]], [[0.5, -0.2], [-0.2, 0.4]]]
+    )
+    w = torch.tensor([[2.0, 1.0], [-1.0, 2.0], [0.5, -2.0]], dtype=torch.float64)
+    found = Quadratics(H.double(), w).minimiser(0.5, 200)
+    flattest = torch.linalg.eigh(H.double()).eigenvectors[1:, :, 0]  # of B and of C
+    met = torch.einsum("ti,ti->t", flattest, found - w[1:])
+    torch.testing.assert_close(met, torch.zeros_like(met), rtol=0, atol=1e-5)
+
+
 @pytest.mark.parametrize(("k", "limit"), [(1, 2 / 2.8), (3, 2 / (1 + 1.8**3))])
 def test_3_3_exercise_loops_that_diverge(k: int, limit: float) -> None:
     tasks = Quadratics(*(t[:, 0] for t in bowls(4.0, [1.0])))
