@@ -196,6 +196,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _train(options: argparse.Namespace) -> Record:
     config = runs.complete(_given(options, TRAINING | EVALUATION))
+    runs.check_evaluation(config)
     data = runs.load_data(config)
     test_tasks = FewShotTasks(data.test, config["ways"], config["shots"])
     began = time.perf_counter()
@@ -244,6 +245,12 @@ def _reproduce(options: argparse.Namespace) -> Record:
     except ValueError as error:
         raise UserError(f"--seeds {options.seeds}: give numbers like 0,1,2") from error
     how = {"device": options.device, "progress": not options.quiet}
+    if len(seeds) > 1:  # a stopped command goes on with those that are left
+        where = options.budget, options.results
+        done = [s for s in seeds if reproduce.is_recorded(options.row, s, *where)]
+        if done and (left := [s for s in seeds if s not in done]):
+            say(f"recorded already: {', '.join(f'seed-{seed}' for seed in done)}")
+            seeds = left
     reproduce.train_together(options.row, seeds, options.budget, options.results, **how)
     records = [
         reproduce.reproduce(

@@ -53,6 +53,12 @@ def step(
         theta, state = inner.update(g, state, theta)
         return theta, state, losses
 
+    from torch import _dynamo as dynamo  # takes seconds to import
+
+    # A variant for each size of a stack; beyond the limit, 8, there is an error.
+    for name in ("recompile_limit", "cache_size_limit"):  # its name in torch 2.6
+        if hasattr(dynamo.config, name):
+            setattr(dynamo.config, name, max(64, getattr(dynamo.config, name)))
     compiled: Step = torch.compile(take, fullgraph=True, dynamic=False)
     return compiled
 

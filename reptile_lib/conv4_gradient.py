@@ -17,12 +17,12 @@ their gradient is exactly zero.
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
-from functools import partial
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from reptile_lib.cross_entropy import reduction, with_gradient
 from reptile_lib.inner import Batch, State
 from reptile_lib.models import WIDTH, Conv4
 from reptile_lib.params import Layout
@@ -31,16 +31,6 @@ from reptile_lib.params import Layout
 def applies(model: nn.Module, criterion: Callable[[Tensor, Tensor], Tensor]) -> bool:
     """Say whether the gradient below is the one of this model and criterion."""
     return type(model) is Conv4 and reduction(criterion) in ("mean", "sum")
-
-
-def reduction(criterion: Callable[[Tensor, Tensor], Tensor]) -> str | None:
-    """Return what cross-entropy makes of the examples; None if it is another loss."""
-    if criterion is F.cross_entropy:
-        return "mean"
-    if isinstance(criterion, partial) and criterion.func is F.cross_entropy:
-        only = not criterion.args and set(criterion.keywords) == {"reduction"}
-        return criterion.keywords["reduction"] if only else None
-    return None
 
 
 def norm_eps(model: Conv4) -> float:
@@ -338,7 +328,6 @@ def gradient(
     Returns:
         [n]: the loss of each task.
     """
-    divisor = 1 if summed else y.shape[1]
     blocks, links = space.blocks, space.links
 
     a = patches.flatten(1, 2)
@@ -359,11 +348,7 @@ def gradient(
 
     features = blocks[-1].y.flatten(2)
     logits = torch.baddbmm(space.out_bias, features, space.out.mT)
-    scores = logits.log_softmax(2)
-    chosen = y[:, :, None]
-    values = scores.gather(2, chosen).neg_()
-
-    d = scores.exp_().scatter_add_(2, chosen, -torch.ones_like(values)).div_(divisor)
+    losses, d = with_gradient(logits, y, summed)
     torch.bmm(d.mT, features, out=space.out_g)
     torch.sum(d, 1, keepdim=True, out=space.out_bias_g)
     y_g = torch.bmm(d, space.out).view_as(blocks[-1].y)
@@ -389,7 +374,7 @@ def gradient(
             for pixels, part in overlaps:
                 pixels.add_(part)
             y_g = link.y_g
-    return values.sum((1, 2)) / divisor
+    return losses
 
 
 def _pixelwise(values: Tensor) -> Tensor:

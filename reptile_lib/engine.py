@@ -24,6 +24,7 @@ from torch.func import functional_call, vmap
 
 from reptile_lib import conv4_compiled, conv4_gradient, mlp_gradient
 from reptile_lib.conv4_gradient import Conv4Loss
+from reptile_lib.cross_entropy import reduction
 from reptile_lib.inner import Batch, InnerOptimizer, State
 from reptile_lib.machine import keep_freed_memory
 from reptile_lib.mlp_gradient import MlpLoss
@@ -89,12 +90,13 @@ def make_loss(
 
     if isinstance(model, Conv4) and conv4_gradient.applies(model, criterion):
         eps = conv4_gradient.norm_eps(model)
-        summed = conv4_gradient.reduction(criterion) == "sum"
+        summed = reduction(criterion) == "sum"
         written = Conv4Loss(loss, where, eps, summed, precision == "bf16", compiled)
         return written, forward
     if mlp_gradient.applies(model, criterion) and precision != "bf16":
         tanh = any(isinstance(m, nn.Tanh) for m in model.modules())
-        return MlpLoss(loss, where, tanh), forward
+        flat, labels = mlp_gradient.flattens(model), reduction(criterion)
+        return MlpLoss(loss, where, tanh, flat, labels), forward
     return loss, forward
 
 
@@ -251,7 +253,8 @@ def _written(
         examples = Batch(support.x[rows], support.y[rows])
         with torch.no_grad():  # threads do not hand it on
             found, batches = loss.minibatches(examples, order[rows])
-            if isinstance(loss, Conv4Loss) and loss.compiled and inner.stop is None:
+            compiles = inner.stop is None and order.shape[1] > 0
+            if isinstance(loss, Conv4Loss) and loss.compiled and compiles:
                 return _compiled(loss, inner, theta[rows], own, batches)
             return _steps(found, inner, theta[rows], own, batches)
 
@@ -269,13 +272,17 @@ def _compiled(
 ) -> Adapted:
     """Take compiled inner steps; these want the same strides each time."""
     step = conv4_compiled.step(inner, loss.where, loss.eps, loss.summed, loss.bf16)
-    theta = torch.empty_like(theta, memory_format=torch.contiguous_format).copy_(theta)
+    theta, state = _dense(theta), {name: _dense(v) for name, v in state.items()}
     losses = []
     for batch in batches:
         theta, state, value = step(theta, state, *batch)
         losses.append(value)
     stacked = torch.stack(losses, -1)
     return Adapted(theta, state, stacked, _counted(None, stacked))
+
+
+def _dense(value: Tensor) -> Tensor:
+    return torch.empty_like(value, memory_format=torch.contiguous_format).copy_(value)
 
 
 def _stacked(

@@ -11,7 +11,7 @@ shown together (Nichol et al. 2018, section 6.1):
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, get_args
 
 import torch
 from torch import Tensor, nn
@@ -248,6 +248,8 @@ def _chunks(
             f"count = {count}, inner_steps = {inner_steps}; give at least 1 task and"
             " no negative number of steps"
         )
+    if moments not in (None, *get_args(Moments)):
+        raise UserError(f'moments = {moments!r}; choose "carry" or "reset"')
     carried = (moments or learner.moments) == "carry"
     device = learner.phi.device
     tasks = tasks.to(device)
@@ -264,7 +266,7 @@ def check_ways(
     forward: Callable[[Tensor, Tensor], Tensor], phi: Tensor, tasks: FewShotTasks
 ) -> None:
     """Raise UserError unless the model maps the tasks' images to a logit a way."""
-    x = tasks.to(phi.device).classes.images[:2, 0].to(phi.dtype)
+    x = tasks.classes.images[:2, 0].to(phi)
     try:
         answers = forward(phi, x).shape[-1]
     except RuntimeError as error:

@@ -109,6 +109,12 @@ def find_device(name: str | torch.device) -> torch.device:
             f"device {str(device)!r} was asked for, but torch finds no CUDA GPU;"
             " use --device cpu, or auto"
         )
+    count = torch.cuda.device_count()
+    if device.type == "cuda" and (device.index or 0) >= max(count, 1):
+        raise UserError(
+            f"device {str(device)!r} was asked for, but there are"
+            f" {count}, counted from 0"
+        )
     return device
 
 

@@ -13,25 +13,49 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from reptile_lib.cross_entropy import reduction, with_gradient
 from reptile_lib.inner import Batch
 from reptile_lib.params import Layout
+
+NAMES = "weight", "bias"
 
 
 def applies(model: nn.Module, criterion: Callable[[Tensor, Tensor], Tensor]) -> bool:
     """Say whether the gradient below is the one of this model and criterion.
 
     It is for linear layers with biases, one kind of activation between them (Tanh or
-    ReLU) and the mean squared error.
+    ReLU), perhaps a Flatten before them; and for the mean squared error or the
+    cross-entropy, as mean or sum. A parameter that two layers share, or one that is
+    computed from others, is not of this kind.
     """
-    if type(model) is not nn.Sequential or criterion is not F.mse_loss:
+    if type(model) is not nn.Sequential:
         return False
-    layers, between = list(model)[::2], list(model)[1::2]
+    if criterion is not F.mse_loss and reduction(criterion) not in ("mean", "sum"):
+        return False
+    found = _modules(model)
+    found = found[1:] if flattens(model) else found
+    layers, between = found[::2], found[1::2]
+    theirs = [p for m in layers for p in (m._parameters.get(n) for n in NAMES)]
     return (
         len(layers) == len(between) + 1
-        and all(type(m) is nn.Linear and m.bias is not None for m in layers)
+        and all(type(m) is nn.Linear for m in layers)
+        and list(map(id, theirs)) == list(map(id, model.parameters()))
         and len({type(m) for m in between}) <= 1
         and all(type(m) in (nn.Tanh, nn.ReLU) for m in between)
     )
+
+
+def flattens(model: nn.Module) -> bool:
+    """Say whether the model begins by making a vector of each example."""
+    first = next(iter(_modules(model)), None)
+    return type(first) is nn.Flatten and (first.start_dim, first.end_dim) == (1, -1)
+
+
+def _modules(model: nn.Module) -> list[nn.Module]:
+    """Return the layers of a Sequential, also of those inside it, in their order."""
+    if type(model) is not nn.Sequential:
+        return [model]
+    return [layer for part in model for layer in _modules(part)]
 
 
 @dataclass(frozen=True)
@@ -42,6 +66,12 @@ class MlpLoss:
     where: Layout
     tanh: bool
     """Whether the activation is tanh, else ReLU."""
+    flat: bool = False
+    """Whether examples are made vectors first."""
+    labels: str | None = None
+    """Of the cross-entropy, "mean" or "sum"; None is the mean squared error.
+
+    Labels must lie in [0, ways)."""
     group = 256
     """Tasks that a CPU stacks at a time; bounds memory."""
 
@@ -50,8 +80,9 @@ class MlpLoss:
         return self.plain(theta, batch)
 
     def takes(self, support: Batch) -> bool:
-        """Say whether these are vectors and answers of a stack of tasks."""
-        return support.x.dim() == support.y.dim() == 3
+        """Say whether these are examples and answers of a stack of tasks."""
+        x, y = support.x.dim(), support.y.dim()
+        return (x >= 3 if self.flat else x == 3) and y == (2 if self.labels else 3)
 
     def minibatches(
         self, support: Batch, order: Tensor
@@ -59,11 +90,13 @@ class MlpLoss:
         """Return the gradient below, and the k minibatches that it takes.
 
         Args:
-            support: x [n, S, in], y [n, S, out].
+            support: x [n, S, in] or, made vectors first, [n, S, ...]; y [n, S, out],
+                of the cross-entropy [n, S].
             order: [n, k, b].
         """
         n = torch.arange(len(order), device=order.device)[:, None]
-        batches = (Batch(support.x[n, o], support.y[n, o]) for o in order.unbind(1))
+        x, y = support.x.flatten(2), support.y
+        batches = (Batch(x[n, o], y[n, o]) for o in order.unbind(1))
         return self.gradient, batches
 
     def gradient(self, theta: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -71,7 +104,7 @@ class MlpLoss:
 
         Args:
             theta: [n, P].
-            batch: x [n, B, in], y [n, B, out].
+            batch: x [n, B, in], y [n, B, out] or, of the cross-entropy, [n, B].
         """
         (x, y), n = batch, theta.shape[0]
         parts = torch.split(theta, self.where.sizes, 1)
@@ -86,9 +119,7 @@ class MlpLoss:
             if len(inputs) < len(weights):
                 z = z.tanh_() if self.tanh else z.relu_()
             inputs.append(z)
-        off = inputs.pop().sub_(y)
-        losses = off.square().mean((1, 2))
-        d = off.mul_(2 / off[0].numel())
+        losses, d = self._criterion(inputs.pop(), y)
         found: list[Tensor] = []
         for weight, h in zip(reversed(weights), reversed(inputs), strict=True):
             found += [d.sum(1), torch.bmm(d.mT, h).flatten(1)]
@@ -96,3 +127,10 @@ class MlpLoss:
                 d = torch.bmm(d, weight)
                 d = d.addcmul_(d, h.square(), value=-1) if self.tanh else d.mul_(h > 0)
         return torch.cat(found[::-1], 1), losses
+
+    def _criterion(self, output: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Return losses [n], and their gradient by the output [n, B, out]."""
+        if self.labels is None:
+            off = output.sub_(y)
+            return off.square().mean((1, 2)), off.mul_(2 / off[0].numel())
+        return with_gradient(output, y, self.labels == "sum")

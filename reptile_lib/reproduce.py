@@ -8,7 +8,6 @@ One training run a seed serves 1-shot and 5-shot and both protocols. It leaves
 `results/<row>/seed-<n>.json` with the numbers and `seed-<n>.safetensors` with φ.
 """
 
-import json
 import shutil
 import time
 from collections.abc import Callable, Sequence
@@ -20,11 +19,12 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from reptile_lib import results, runs
+from reptile_lib import checkpoint, results, runs
 from reptile_lib.errors import UserError
 from reptile_lib.evaluate import adaptation_curve
 from reptile_lib.files import written_whole
 from reptile_lib.inner import Moments, sgd
+from reptile_lib.machine import find_device, uninterrupted
 from reptile_lib.meta import linear
 from reptile_lib.models import mlp
 from reptile_lib.tasks import FewShotTasks, Sine, Tasks
@@ -115,8 +115,10 @@ def reproduce(
     measure: Callable[..., tuple[MetaLearner, results.Record]]
     measure = _sine if row == "sine" else _few_shot
     path, run = folder / name / f"seed-{seed}.json", folder / name / f"run-{seed}"
-    first_alone(lambda: _refuse_recorded(path, config))
+    if is_recorded(row, seed, budget, folder):
+        raise UserError(f"{path} is recorded already; delete it to run it again")
 
+    made_with = results.circumstances(find_device(device))  # before a change of files
     learner, measured = measure(
         config, run, name, switched=budget == "short", device=device, progress=progress
     )
@@ -132,13 +134,14 @@ def reproduce(
         "peak_memory_mb": peak_memory_mb(learner.phi.device),
         "processes": world().size,
         "trained_together": learner.history[-1].get("runs", 1),
-        **results.circumstances(learner.phi.device),
+        **made_with,
         "command": f"python -m reptile_lib reproduce {row} --seeds {seed}"
         f" --budget {budget} --processes {world().size}",
     }
 
     def write() -> None:
-        shutil.copyfile(run / runs.CHECKPOINT, path.with_suffix(".safetensors"))
+        with written_whole(path.with_suffix(".safetensors")) as temporary:
+            shutil.copyfile(run / runs.CHECKPOINT, temporary)
         results.write(path, record)
         shutil.rmtree(run)
         write_headline(folder)
@@ -164,7 +167,7 @@ def train_together(
     """Train those seeds of a row that have not begun as one stack, where it pays.
 
     That is the small network of `sine`; other rows are left as they are. `reproduce`
-    finds the seeds trained then. A stop loses the work.
+    finds the seeds trained then, or goes on with what a stop has left.
 
     Raises:
         UserError: there is no such row, or training failed.
@@ -181,17 +184,25 @@ def train_together(
         return
     configs = [config | {"seed": seed} for seed in fresh]
     learners = [_sine_learner(own, device) for own in configs]
-    fit_together(
-        learners,
-        [_sine_tasks(config)] * len(fresh),
-        fresh,
-        meta_steps=config["meta_steps"],
-        meta_batch=config["meta_batch"],
-        epsilon=linear(config["epsilon"], config["epsilon_final"]),
-        progress=progress,
-    )
-    for learner, own in zip(learners, configs, strict=True):
-        learner.save(into / f"run-{own['seed']}" / runs.CHECKPOINT, own)
+
+    def save() -> None:
+        for learner, own in zip(learners, configs, strict=True):
+            learner.save(into / f"run-{own['seed']}" / runs.CHECKPOINT, own)
+
+    save()  # a folder that cannot be written shows itself now
+    try:
+        fit_together(
+            learners,
+            [_sine_tasks(config)] * len(fresh),
+            fresh,
+            meta_steps=config["meta_steps"],
+            meta_batch=config["meta_batch"],
+            epsilon=linear(config["epsilon"], config["epsilon_final"]),
+            progress=progress,
+        )
+    finally:
+        with uninterrupted():
+            save()
 
 
 def _sine_tasks(config: runs.Config) -> Tasks:
@@ -221,18 +232,31 @@ def settings(row: str, budget: Budget) -> runs.Config:
     return SINE | given if row == "sine" else runs.complete(given)
 
 
-def _refuse_recorded(path: Path, config: runs.Config) -> None:
-    if not path.exists():
-        return
-    found = json.loads(path.read_text(encoding="utf-8"))
-    known = runs.LATER | found["config"]
-    for name, value in config.items():
-        if (old := known.get(name)) != value:
-            raise UserError(
-                f"{path} is of another configuration: {name} was {old} and is now"
-                f" {value}; delete it, or record into another folder (--results)"
-            )
-    raise UserError(f"{path} is recorded already; delete it to run it again")
+def is_recorded(
+    row: str, seed: int, budget: Budget = "full", folder: Path = Path("results")
+) -> bool:
+    """Say whether there is a record of a seed; of several processes, the first looks.
+
+    Raises:
+        UserError: there is no such row, the record is of another configuration, or
+            it is damaged.
+    """
+    config = settings(row, budget) | {"seed": seed}
+    path = folder / row_name(row, budget) / f"seed-{seed}.json"
+
+    def look() -> bool:
+        if not path.exists():
+            return False
+        known = runs.LATER | results.read_one(path).get("config", {})
+        for name, value in config.items():
+            if (old := known.get(name)) != value:
+                raise UserError(
+                    f"{path} is of another configuration: {name} was {old} and is now"
+                    f" {value}; delete it, or record into another folder (--results)"
+                )
+        return True
+
+    return first_alone(look)
 
 
 def _few_shot(
@@ -285,21 +309,27 @@ def _sine(
 ) -> tuple[MetaLearner, results.Record]:
     """Train on sine waves and measure the loss after some inner steps."""
     learner = _sine_learner(config, device)
-    if (run / runs.CHECKPOINT).exists():
-        learner.restore(run / runs.CHECKPOINT)
-    if learner.state.meta_step == config["meta_steps"]:
-        return learner, _sine_losses(learner, config, name)
-    learner.fit(
-        _sine_tasks(config),
-        meta_steps=config["meta_steps"],
-        meta_batch=config["meta_batch"],
-        epsilon=linear(config["epsilon"], config["epsilon_final"]),
-        seed=config["seed"],
-        checkpoint_to=run / runs.CHECKPOINT,
-        checkpoint_every=1_000,
-        config=config,
-        progress=progress,
-    )
+    path = run / runs.CHECKPOINT
+
+    def restore() -> None:
+        if path.exists():
+            runs.check_same(config, checkpoint.load(path).metadata["config"], config)
+            learner.restore(path)
+
+    first_alone(restore)
+    learner.agree()
+    if learner.state.meta_step < config["meta_steps"]:
+        learner.fit(
+            _sine_tasks(config),
+            meta_steps=config["meta_steps"],
+            meta_batch=config["meta_batch"],
+            epsilon=linear(config["epsilon"], config["epsilon_final"]),
+            seed=config["seed"],
+            checkpoint_to=path,
+            checkpoint_every=1_000,
+            config=config,
+            progress=progress,
+        )
     return learner, _sine_losses(learner, config, name)
 
 

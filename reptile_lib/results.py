@@ -32,15 +32,22 @@ def read(folder: Path) -> list[Record]:
     Raises:
         UserError: a file is not JSON.
     """
-    records = []
-    for path in sorted(folder.glob("seed-*.json")):
-        try:
-            records.append(json.loads(path.read_text(encoding="utf-8")))
-        except ValueError as error:
-            raise UserError(
-                f"{path} is not JSON ({error}); restore it, or run its row again"
-            ) from error
-    return records
+    return [read_one(path) for path in sorted(folder.glob("seed-*.json"))]
+
+
+def read_one(path: Path) -> Record:
+    """Return the record in a file.
+
+    Raises:
+        UserError: the file is not JSON.
+    """
+    try:
+        record: Record = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(
+            f"{path} is not JSON ({error}); restore it, or run its row again"
+        ) from error
+    return record
 
 
 def circumstances(device: torch.device) -> Record:

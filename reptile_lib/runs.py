@@ -5,7 +5,7 @@ Defaults are the Omniglot settings of the Reptile authors (README of their code,
 openai/supervised-reptile); they depend on the number of ways.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -194,7 +194,7 @@ def train(
                 " another folder"
             )
         if resume == "always" or ((resume == "if there" or ours) and path.exists()):
-            _same(config, settings(path))
+            check_same(config, settings(path))
             learner.restore(path)
         if job():
             with written_whole(marker) as temporary:
@@ -220,6 +220,13 @@ def train(
             progress=progress,
         )
     return learner, start_step
+
+
+def check_evaluation(config: Config) -> None:
+    """Raise UserError where no evaluation could follow the training."""
+    for name, least in (("eval_tasks", 1), ("eval_batch", 1), ("eval_steps", 0)):
+        if config[name] < least:
+            raise UserError(f"{name} = {config[name]}; give at least {least}")
 
 
 def score(
@@ -261,10 +268,11 @@ def _validation(
     return validate
 
 
-def _same(asked: Config, found: Config) -> None:
-    for name in TRAINING:
-        if asked[name] != found[name]:
+def check_same(asked: Config, found: Config, names: Iterable[str] = TRAINING) -> None:
+    """Raise UserError unless a run began with the settings now asked for."""
+    for name in names:
+        if asked[name] != (began := found.get(name)):
             raise UserError(
-                f"{name} is {asked[name]}, but the run began with {found[name]}; ask"
-                f" for {found[name]} again, or begin anew in another folder"
+                f"{name} is {asked[name]}, but the run began with {began}; ask"
+                f" for {began} again, or begin anew in another folder"
             )

@@ -28,7 +28,7 @@ class Shared:
         self.turn = 0
         self.rows: dict[tuple[int, torch.dtype], Tensor] = {}
         self.others: dict[int, Connection] = {}
-        with Listener() as listener:
+        with Listener(backlog=self.size) as listener:
             addresses: list[str] = [""] * self.size
             dist.all_gather_object(addresses, listener.address)
             for rank in range(self.rank):

@@ -17,14 +17,15 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from reptile_lib.engine import Adapted, Engine, Loss, adapt
+from reptile_lib.engine import Adapted, Engine, Loss, adapt, make_loss
 from reptile_lib.errors import UserError
+from reptile_lib.evaluate import check_ways
 from reptile_lib.inner import Batch, InnerOptimizer, State
 from reptile_lib.meta import Schedule, Target, mean_end, reptile
 from reptile_lib.params import layout
 from reptile_lib.rng import Draws
 from reptile_lib.state import MetaState
-from reptile_lib.tasks import Episodes, Tasks
+from reptile_lib.tasks import Episodes, FewShotTasks, Tasks
 from reptile_lib.train import MetaLearner
 
 SAME = (
@@ -66,9 +67,14 @@ def fit_together(
 
     Raises:
         UserError: the learners differ in more than their parameters, there is not one
-            of everything for each, or as `fit`; then no learner has changed.
+            of everything for each, or as `fit`; the learners are then as they were
+            when it was last well.
     """
     _check(learners, tasks, seeds)
+    _, forward = make_loss(learners[0].model, learners[0].criterion)
+    for learner, theirs in zip(learners, tasks, strict=True):
+        if isinstance(theirs, FewShotTasks):
+            check_ways(forward, learner.phi, theirs)
     stack = copy(learners[0])
     stack.rule = _reptile
     stack.history = list(stack.history)
@@ -89,10 +95,11 @@ def fit_together(
         )
     finally:  # what was done before a Ctrl-C counts
         phi, inner, outer, step = stack.state
+        done = stack.history[len(learners[0].history) :]
         for i, learner in enumerate(learners):
             own = _row(inner, i), _row(outer, i)
             learner.state = MetaState(phi[i].clone(), *own, step)
-            learner.history = [row | {"runs": len(phi)} for row in stack.history]
+            learner.history += [row | {"runs": len(phi)} for row in done]
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from statistics import fmean as mean
-from typing import Any
+from typing import Any, get_args
 
 import torch
 import torch.distributed as dist
@@ -131,6 +131,15 @@ class MetaLearner:
                     f"{name!r} keeps running statistics, which tasks would mix up;"
                     " build it with track_running_stats=False"
                 )
+        for name, value, kind in (
+            ("moments", self.moments, Moments),
+            ("engine", self.engine, Engine),
+            ("precision", self.precision, Precision),
+        ):
+            if value not in (choices := get_args(kind)):
+                raise UserError(
+                    f"{name} = {value!r}; choose one of {', '.join(choices)}"
+                )
         self.device = find_device(self.device)
         self.model = self.model.to(self.device)
         if self.precision == "tf32" and self.device.type != "cuda":
@@ -191,13 +200,19 @@ class MetaLearner:
 
         Raises:
             UserError: settings do not fit, the loss became NaN or infinite (φ is then
-                as before), or a checkpoint cannot be written.
+                as before), or a checkpoint cannot be written or would replace that of
+                a run which has got further.
         """
         here = self.agree()
         if meta_batch < 1 or meta_steps <= self.state.meta_step:
             raise UserError(
                 f"meta_batch = {meta_batch}, meta_steps = {meta_steps} with"
                 f" {self.state.meta_step} done; ask for more, or make a new learner"
+            )
+        if min(validate_every, checkpoint_every) < 0:
+            raise UserError(
+                f"validate_every = {validate_every}, checkpoint_every ="
+                f" {checkpoint_every}; give meta-steps between two, or 0 for never"
             )
         if meta_batch < here.size:
             raise UserError(
@@ -220,6 +235,8 @@ class MetaLearner:
                 first_alone(lambda: self.save(checkpoint_to, config))
 
         if self.state.meta_step == 0:
+            if checkpoint_to:
+                first_alone(lambda: _nothing_is_lost(checkpoint_to))
             write_checkpoint()  # a folder that cannot be written shows itself now
         bar = tqdm(
             total=meta_steps,
@@ -383,6 +400,13 @@ class MetaLearner:
         outer = found.state("outer", self.outer, phi)
         self.state = MetaState(phi, inner, outer, found.metadata["meta_step"])
         self.history = found.metadata["history"]
+
+
+def _nothing_is_lost(path: Path) -> None:
+    if path.exists() and (done := checkpoint.load(path).metadata["meta_step"]):
+        raise UserError(
+            f"{path} holds a run of {done} meta-steps; restore it, or name another file"
+        )
 
 
 Reptile = partial(MetaLearner, rule=reptile)

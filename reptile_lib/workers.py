@@ -14,7 +14,7 @@ import os
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar, cast
 
 import torch
 import torch.distributed as dist
@@ -30,6 +30,8 @@ from reptile_lib.machine import find_device
 from reptile_lib.meta import Target
 from reptile_lib.shared import Shared
 from reptile_lib.tasks import Episodes
+
+T = TypeVar("T")
 
 LAUNCHED = "REPTILE_LAUNCHED"  # environment variable: `launch` started this process
 
@@ -348,26 +350,28 @@ def gather(values: Tensor) -> Tensor:
     return torch.cat(parts)
 
 
-def first_alone(act: Callable[[], None]) -> None:
-    """Let the first process act; if that fails, all raise its UserError.
+def first_alone(act: Callable[[], T]) -> T:
+    """Let the first process act and return what it did; if it fails, all raise that.
 
     Raises:
         UserError: the first process raised it.
         RuntimeError: on the others, if the first one raised something else.
     """
     if world().size == 1:
-        act()
-        return
-    failure: list[Any] = [None]
+        return act()
+    outcome: list[Any] = [None, None]
     if world().rank == 0:
         try:
-            act()
+            outcome[1] = act()
         except UserError as error:
-            failure = [("", str(error))]
+            outcome[0] = ("", str(error))
         except Exception as error:
-            dist.broadcast_object_list([("the first process failed: ", repr(error))])
+            failed = ("the first process failed: ", repr(error))
+            dist.broadcast_object_list([failed, None])
             raise
-    dist.broadcast_object_list(failure)
-    if failure[0] is not None:
-        other, text = failure[0]
+    dist.broadcast_object_list(outcome)
+    failure, done = outcome
+    if failure is not None:
+        other, text = failure
         raise RuntimeError(other + text) if other else UserError(text)
+    return cast(T, done)

@@ -140,7 +140,10 @@ BAD_TRAINING = {
     "no steps": (["--meta-steps", "0"], ["meta_steps = 0"]),
     "no tasks": (["--meta-batch", "0"], ["meta_batch = 0"]),
     "negative seed": (["--seed", "-1"], ["seed = -1"]),
-    "no evaluation tasks": (["--eval-tasks", "0"], ["0"]),
+    "no evaluation tasks": (["--eval-tasks", "0"], ["eval_tasks = 0"]),
+    "no evaluation batch": (["--eval-batch", "0"], ["eval_batch = 0"]),
+    "negative evaluation": (["--eval-steps", "-1"], ["eval_steps = -1"]),
+    "negative period": (["--checkpoint-every", "-5"], ["checkpoint_every = -5"]),
     "val classes of glyphs": (["--val-classes", "7"], ["7", "omniglot"]),
 }
 

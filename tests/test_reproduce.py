@@ -1,11 +1,12 @@
 """Recorded rows: made by a run, written once, shown in a table made from them."""
 
+import errno
 import json
 from pathlib import Path
 
 import pytest
 
-from reptile_lib import reproduce, runs
+from reptile_lib import checkpoint, cli, reproduce, runs
 from reptile_lib.errors import UserError
 from reptile_lib.tasks import FewShotTasks
 from reptile_lib.train import MetaLearner
@@ -190,3 +191,80 @@ def test_what_has_begun_is_not_trained_together(tmp_path, monkeypatch):
     (tmp_path / "sine-short" / "run-1").mkdir(parents=True)
     reproduce.train_together("sine", (1, 2), "short", tmp_path)
     assert not (tmp_path / "sine-short" / "run-2").exists()
+
+
+def test_several_seeds_go_on_with_those_that_are_left(recorded, capsys):
+    folder, _ = recorded
+    whole = (folder / "glyphs-5way-short" / "seed-0.json").read_bytes()
+    command = ["reproduce", "glyphs-5way", "--budget", "short", "--quiet"]
+    command += ["--results", str(folder), "--processes", "1", "--device", "cpu"]
+    assert cli.main([*command, "--seeds", "0,1"]) == 0
+    assert "recorded already: seed-0" in capsys.readouterr().out
+    assert (folder / "glyphs-5way-short" / "seed-0.json").read_bytes() == whole
+    assert (folder / "glyphs-5way-short" / "seed-1.json").exists()
+    assert cli.main([*command, "--seeds", "0,1"]) == 2
+    assert "recorded already; delete it" in capsys.readouterr().err
+
+
+def test_a_damaged_record_is_named(recorded):
+    folder, _ = recorded
+    path = folder / "glyphs-5way-short" / "seed-0.json"
+    path.write_text("{")
+    with pytest.raises(UserError, match=r"seed-0.json is not JSON .*restore it"):
+        reproduce.reproduce("glyphs-5way", 0, "short", folder, device="cpu")
+
+
+def test_a_phi_that_cannot_be_kept_leaves_the_run(tmp_path, monkeypatch):
+    monkeypatch.setitem(reproduce.ROWS, "glyphs-5way", {"data": "glyphs"})
+    monkeypatch.setitem(reproduce.BUDGETS, "short", TINY)
+
+    def full(source, target):
+        Path(target).write_bytes(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(reproduce.shutil, "copyfile", full)
+        with pytest.raises(UserError, match=r"cannot write .*No space left"):
+            reproduce.reproduce("glyphs-5way", 0, "short", tmp_path, device="cpu")
+    folder = tmp_path / "glyphs-5way-short"
+    assert [path.name for path in folder.iterdir()] == ["run-0"]
+    reproduce.reproduce("glyphs-5way", 0, "short", tmp_path, device="cpu")
+    assert (folder / "seed-0.safetensors").exists()
+
+
+def test_a_sine_run_begun_with_other_settings_is_not_continued(tmp_path, monkeypatch):
+    monkeypatch.setitem(reproduce.BUDGETS, "short", {"meta_steps": 6, "eval_tasks": 2})
+
+    def interrupted(learner, run, numbers):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(MetaLearner, "_steps", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            reproduce.reproduce("sine", 0, "short", tmp_path)
+    monkeypatch.setitem(reproduce.SINE, "lr", 0.5)
+    with pytest.raises(UserError, match=r"lr is 0.5, but the run began with 0.02"):
+        reproduce.reproduce("sine", 0, "short", tmp_path)
+
+
+def test_seeds_stopped_together_are_continued(tmp_path, monkeypatch):
+    budget = {"meta_steps": 40, "eval_tasks": 5}
+    monkeypatch.setitem(reproduce.BUDGETS, "short", budget)
+    steps = MetaLearner._steps
+
+    def interrupted(learner, run, numbers):
+        if numbers.start >= 20:
+            raise KeyboardInterrupt
+        return steps(learner, run, numbers)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(MetaLearner, "_steps", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            reproduce.train_together("sine", (1, 2), "short", tmp_path)
+    for seed in (1, 2):
+        kept = checkpoint.load(
+            tmp_path / "sine-short" / f"run-{seed}" / runs.CHECKPOINT
+        )
+        assert kept.metadata["meta_step"] >= 20
+    record = reproduce.reproduce("sine", 1, "short", tmp_path)
+    assert set(record["metrics"]) == {"0-steps", "1-steps", "8-steps", "32-steps"}

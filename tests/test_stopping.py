@@ -77,8 +77,17 @@ def test_a_stopped_task_is_a_loop_that_broke(
         torch.testing.assert_close(
             found.theta[i][keep], expected[keep], rtol=0, atol=1e-10
         )
-        if name == "adam":
-            assert found.state["step"][i] == taken  # frozen with the task
+        if name == "adam":  # its memory is frozen with the task
+            assert found.state["step"][i] == taken
+            kept = [optimizer.state[p] for p in one.parameters()]
+            for ours, theirs in (("m", "exp_avg"), ("v", "exp_avg_sq")):
+                memory = [
+                    entry.get(theirs, torch.zeros_like(p)).flatten()
+                    for entry, p in zip(kept, one.parameters(), strict=True)
+                ]
+                torch.testing.assert_close(
+                    found.state[ours][i], torch.cat(memory), rtol=0, atol=1e-10
+                )
     assert len(set(found.steps.tolist())) > 1  # or the mask has not been seen
 
 
@@ -99,6 +108,8 @@ def test_switch_every_takes_the_first_steps(
     torch.testing.assert_close(
         found.theta[:, keep], short.theta[:, keep], rtol=0, atol=1e-12
     )
+    for entry, value in short.state.items():
+        torch.testing.assert_close(found.state[entry], value, rtol=0, atol=1e-12)
     assert found.steps.tolist() == short.steps.tolist()
     assert found.steps.tolist() == [min(steps, order.shape[1])] * TASKS
     assert found.losses.shape == order.shape[:2]

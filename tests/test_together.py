@@ -101,6 +101,28 @@ def test_a_diverging_run_leaves_all_as_they_were() -> None:
         assert learner.state.meta_step == 0
 
 
+def test_every_learner_keeps_its_own_past() -> None:
+    how: dict[str, Any] = {"epsilon": linear(1.0, 0.0)}
+    learners = [sine_learner(seed) for seed in SEEDS]
+    for seed, learner in zip(SEEDS, learners, strict=True):
+        learner.fit(Sine(), meta_steps=4, seed=seed, **how)
+    past = [list(learner.history) for learner in learners]
+    with pytest.raises(UserError, match="4 done; ask for more"):
+        fit_together(learners, [Sine()] * 3, SEEDS, meta_steps=4, **how)
+    assert [learner.history for learner in learners] == past
+    fit_together(learners, [Sine()] * 3, SEEDS, meta_steps=6, **how)
+    for learner, rows in zip(learners, past, strict=True):
+        assert learner.history[: len(rows)] == rows
+        assert [row["runs"] for row in learner.history[len(rows) :]] == [3, 3]
+
+
+def test_tasks_with_other_ways_are_refused() -> None:
+    learners = [picture_learner(seed) for seed in (0, 1)]
+    tasks = [FewShotTasks(load("glyphs").train, ways, 5) for ways in (3, 4)]
+    with pytest.raises(UserError, match="3 classes apart, the tasks have 4 ways"):
+        fit_together(learners, tasks, (0, 1), meta_steps=1, epsilon=linear(1.0, 0.0))
+
+
 @pytest.mark.parametrize(
     ("other", "message"),
     [

@@ -507,6 +507,8 @@ def test_bad_settings_name_the_value_and_the_remedy() -> None:
     with pytest.raises(UserError, match=r"meta_batch = 0, .* ask for more"):
         fit(sine_learner(), meta_batch=0)
     learner = fit(sine_learner())
+    with pytest.raises(UserError, match=r"checkpoint_every = -5; give meta-steps"):
+        fit(sine_learner(), checkpoint_every=-5)
     with pytest.raises(UserError, match=r"meta_steps = 12 with 12 done; ask for more"):
         fit(learner)
     with pytest.raises(UserError, match=r"3 classes apart, the tasks have 4 ways"):
@@ -602,7 +604,8 @@ def test_a_run_with_an_outer_optimiser_goes_on_bit_for_bit(
         )
     settings = {"meta_batch": 2, "epsilon": constant(0.5)}
     whole = build()
-    whole.fit(tasks, meta_steps=6, checkpoint_every=3, checkpoint_to=path, **settings)
+    other = tmp_path / "whole.safetensors"
+    whole.fit(tasks, meta_steps=6, checkpoint_every=3, checkpoint_to=other, **settings)
     first, second = build(), build()
     first.fit(tasks, meta_steps=3, checkpoint_to=path, **settings)
     second.restore(path)
@@ -623,3 +626,25 @@ def test_a_state_of_another_optimiser_is_refused(tmp_path: Path) -> None:
     for inner in (sgd(0.01), adam(0.01, betas=(0.9, 0.999))):
         with pytest.raises(UserError, match=r"\['step', 'v'\] of another inner"):
             sine_learner(inner=inner).restore(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "choices"),
+    [
+        ("moments", "carried", "carry, reset"),
+        ("engine", "thread", "auto, serial, threads, stacked"),
+        ("precision", "bfloat16", "float32, tf32, bf16"),
+    ],
+)
+def test_a_misspelt_setting_is_refused(name: str, value: str, choices: str) -> None:
+    with pytest.raises(UserError, match=f"{name} = '{value}'; choose one of {choices}"):
+        sine_learner(**{name: value})
+
+
+def test_a_new_learner_does_not_replace_the_checkpoint_of_a_run(tmp_path: Path) -> None:
+    path = tmp_path / "x.safetensors"
+    fit(sine_learner(), checkpoint_to=path)
+    before = path.read_bytes()
+    with pytest.raises(UserError, match=r"holds a run of 12 meta-steps; restore it"):
+        fit(sine_learner(), checkpoint_to=path)
+    assert path.read_bytes() == before

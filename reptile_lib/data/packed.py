@@ -49,7 +49,10 @@ def read(path: Path, sha256: str) -> tuple[tuple[str, ...], NDArray[np.uint8]]:
             names, bits = tuple(map(str, file["names"])), file["bits"]
     except FileNotFoundError:
         raise UserError(f"{path} is missing: install the package again") from None
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
+    except (
+        *(OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error),
+        *(NotImplementedError, RuntimeError),  # a method or a password it has not
+    ):
         names, bits = (), np.empty(0, np.uint8)
     if fingerprint(names, bits) != sha256:
         raise UserError(f"{path} is damaged: install the package again")
