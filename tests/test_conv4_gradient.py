@@ -7,6 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from torch._dynamo import utils as dynamo
 from torch.nn import functional as F
 
 from reptile_lib import conv4, conv4_compiled
@@ -162,7 +163,7 @@ def test_compiled_steps_are_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
     support = stack(2, 6, 3, 1, 10, seed=3)
     order = torch.arange(6).view(1, 3, 2).expand(2, -1, -1)
     state = {"v": torch.rand_like(ravel(model)), "step": torch.tensor(3.0).double()}
-    asked = []
+    asked, counted = [], dynamo.counters["stats"]["unique_graphs"]
     step = conv4_compiled.step
     monkeypatch.setattr(
         conv4_compiled, "step", lambda *args: asked.append(args) or step(*args)
@@ -189,6 +190,17 @@ def test_compiled_steps_are_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
         ):
             torch.testing.assert_close(found, expected, rtol=0, atol=1e-10)
     assert len(asked) == 2
+    # One variant an optimiser: the first step is not of another layout.
+    assert dynamo.counters["stats"]["unique_graphs"] - counted == 2
+
+
+def test_no_steps_need_no_compiler() -> None:
+    model = conv4(3, size=10).double()
+    loss, _ = make_loss(model, F.cross_entropy, compiled=True)
+    support, order = stack(2, 6, 3, 1, 10, seed=3), torch.empty(2, 0, 2).long()
+    found = adapt(loss, ravel(model), support, order, adam(0.01))
+    assert torch.equal(found.theta, ravel(model).expand(2, -1))
+    assert found.losses.shape == (2, 0)
 
 
 def test_what_stops_is_not_compiled() -> None:
