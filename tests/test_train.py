@@ -541,6 +541,10 @@ def test_devices(monkeypatch: pytest.MonkeyPatch) -> None:
             Reptile(mlp(1, 1), sgd(0.1), 1, device=name)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert find_device("auto").type == "cuda"
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert find_device("cuda:1").index == 1
+    with pytest.raises(UserError, match=r"'cuda:2' .* there are 2, counted from 0"):
+        find_device("cuda:2")
 
 
 def test_an_unwritable_checkpoint_shows_itself_before_training(tmp_path: Path) -> None:

@@ -307,7 +307,7 @@ def test_a_second_launcher_is_refused(
     assert "a launcher has started 4; leave --processes out" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("device", ["cuda", "cuda:1"])
+@pytest.mark.parametrize("device", ["cuda", "cuda:0"])
 def test_a_process_without_a_gpu_of_its_own_is_told(
     device: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
