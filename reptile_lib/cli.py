@@ -16,7 +16,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from reptile_lib import reproduce, results, runs
+from reptile_lib import reproduce, results, rows, runs, sine_row
 from reptile_lib.data import DATASETS
 from reptile_lib.errors import UserError
 from reptile_lib.inner import Moments
@@ -115,7 +115,7 @@ def _processes(options: argparse.Namespace) -> int:
 def _config(options: argparse.Namespace) -> Config:
     if "row" not in options:
         return runs.complete(_given(options, TRAINING | EVALUATION))
-    return reproduce.settings(options.row, options.budget)
+    return rows.settings(options.row, options.budget)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -179,7 +179,7 @@ def _parser() -> argparse.ArgumentParser:
     settings(test, EVALUATION | {"moments": TRAINING["moments"]})
 
     again = command("reproduce", _reproduce, "run a row of the book's tables")
-    again.add_argument("row", help=f"one of {', '.join(reproduce.ROWS)}")
+    again.add_argument("row", help=f"one of {', '.join(rows.ROWS)}")
     processes(again)
     again.add_argument("--seeds", default="0", help="comma-separated (0)")
     again.add_argument(
@@ -251,7 +251,8 @@ def _reproduce(options: argparse.Namespace) -> Record:
         if done and (left := [s for s in seeds if s not in done]):
             say(f"recorded already: {', '.join(f'seed-{seed}' for seed in done)}")
             seeds = left
-    reproduce.train_together(options.row, seeds, options.budget, options.results, **how)
+    if options.row == "sine":
+        sine_row.train_together(seeds, options.budget, options.results, **how)
     records = [
         reproduce.reproduce(
             options.row,

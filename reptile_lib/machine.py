@@ -133,3 +133,12 @@ def memory_told(meta_batch: int) -> Iterator[None]:
         )
         failure.alone = True
         raise failure from error
+
+
+def peak_memory_mb(device: torch.device) -> float:
+    """Return the most memory this process has held so far, on `device`, in MB."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 1e6
+    import resource  # POSIX only; in kilobytes on Linux
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3

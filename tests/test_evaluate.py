@@ -305,6 +305,8 @@ def test_bad_settings_name_the_value_and_the_remedy() -> None:
     other = FewShotTasks(noise_classes(), ways=3, shots=1)
     with pytest.raises(UserError, match=r"4 classes apart, the tasks have 3 ways"):
         evaluate(learner, other, count=2)
+    with pytest.raises(UserError, match=r"moments = 'carried'; choose"):
+        evaluate(learner, TASKS, count=2, moments="carried")  # type: ignore[arg-type]
     with pytest.raises(UserError, match=r"count = 0, .*; give at least 1 task"):
         evaluate(learner, TASKS, count=0)
     with pytest.raises(UserError, match=r"inner_steps = -1; give at least 1 task"):

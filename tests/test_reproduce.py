@@ -6,7 +6,16 @@ from pathlib import Path
 
 import pytest
 
-from reptile_lib import checkpoint, cli, reproduce, runs
+from reptile_lib import (
+    checkpoint,
+    cli,
+    headline,
+    reproduce,
+    results,
+    rows,
+    runs,
+    sine_row,
+)
 from reptile_lib.errors import UserError
 from reptile_lib.tasks import FewShotTasks
 from reptile_lib.train import MetaLearner
@@ -28,8 +37,8 @@ TINY = {
 @pytest.fixture
 def recorded(tmp_path, monkeypatch):
     """A results folder with one tiny row."""
-    monkeypatch.setitem(reproduce.ROWS, "glyphs-5way", {"data": "glyphs"})
-    monkeypatch.setitem(reproduce.BUDGETS, "short", TINY)
+    monkeypatch.setitem(rows.ROWS, "glyphs-5way", {"data": "glyphs"})
+    monkeypatch.setitem(rows.BUDGETS, "short", TINY)
     record = reproduce.reproduce("glyphs-5way", 0, "short", tmp_path, device="cpu")
     return tmp_path, record
 
@@ -48,7 +57,7 @@ def test_a_row_is_recorded_whole(recorded):
 def test_the_recorded_phi_repeats_the_number(recorded):
     folder, record = recorded
     phi = folder / "glyphs-5way-short" / "seed-0.safetensors"
-    for shots in reproduce.SHOTS:
+    for shots in rows.SHOTS:
         learner, config = runs.reopen(phi, "cpu", shots=shots)
         tasks = FewShotTasks(runs.load_data(config).test, config["ways"], shots)
         scores = runs.score(learner, config, tasks)
@@ -107,7 +116,7 @@ def test_a_row_of_another_configuration_is_not_taken_for_this_one(recorded):
 
 
 def test_the_reset_rows_forget_the_moments(tmp_path, monkeypatch):
-    monkeypatch.setitem(reproduce.BUDGETS, "short", TINY)
+    monkeypatch.setitem(rows.BUDGETS, "short", TINY)
     record = reproduce.reproduce("glyphs-5way-reset", 0, "short", tmp_path)
     assert record["config"]["moments"] == "reset"
     phi = tmp_path / "glyphs-5way-reset-short" / "seed-0.safetensors"
@@ -116,9 +125,7 @@ def test_the_reset_rows_forget_the_moments(tmp_path, monkeypatch):
 
 
 def test_the_sine_row_records_losses(tmp_path, monkeypatch):
-    monkeypatch.setitem(
-        reproduce.BUDGETS, "short", {"meta_steps": 300, "eval_tasks": 50}
-    )
+    monkeypatch.setitem(rows.BUDGETS, "short", {"meta_steps": 300, "eval_tasks": 50})
     record = reproduce.reproduce("sine", 1, "short", tmp_path)
     stored = json.loads((tmp_path / "sine-short" / "seed-1.json").read_text())
     assert stored == record
@@ -149,8 +156,8 @@ def test_the_table_shows_measured_beside_published(tmp_path):
         protocols = {"transductive": score, "non_transductive": score}
         record = {"metrics": {"1-shot": protocols, "5-shot": protocols}}
         path = tmp_path / "omniglot-5way" / f"seed-{seed}.json"
-        reproduce.results.write(path, record | {"train_seconds": 90.0 + seed * 60})
-    lines = reproduce.headline(tmp_path).splitlines()
+        results.write(path, record | {"train_seconds": 90.0 + seed * 60})
+    lines = headline.headline(tmp_path).splitlines()
     assert sum(line.startswith("| omniglot-5way |") for line in lines) == 4
     cells = [cell.strip() for cell in lines[3].strip("|").split("|")]
     assert cells == [
@@ -166,14 +173,14 @@ def test_the_table_shows_measured_beside_published(tmp_path):
 
 def test_the_committed_table_is_made_from_the_committed_records():
     table = (RESULTS / "headline.md").read_text(encoding="utf-8")
-    assert table == reproduce.headline(RESULTS)
+    assert table == headline.headline(RESULTS)
 
 
 def test_seeds_of_the_sine_row_are_trained_together(tmp_path, monkeypatch):
     budget = {"meta_steps": 50, "eval_tasks": 20}
-    monkeypatch.setitem(reproduce.BUDGETS, "short", budget)
+    monkeypatch.setitem(rows.BUDGETS, "short", budget)
     together, alone = tmp_path / "together", tmp_path / "alone"
-    reproduce.train_together("sine", (1, 2), "short", together)
+    sine_row.train_together((1, 2), "short", together)
     found = {}
     for folder in (together, alone):
         for seed in (1, 2):
@@ -187,9 +194,9 @@ def test_seeds_of_the_sine_row_are_trained_together(tmp_path, monkeypatch):
 
 
 def test_what_has_begun_is_not_trained_together(tmp_path, monkeypatch):
-    monkeypatch.setitem(reproduce.BUDGETS, "short", {"meta_steps": 5})
+    monkeypatch.setitem(rows.BUDGETS, "short", {"meta_steps": 5})
     (tmp_path / "sine-short" / "run-1").mkdir(parents=True)
-    reproduce.train_together("sine", (1, 2), "short", tmp_path)
+    sine_row.train_together((1, 2), "short", tmp_path)
     assert not (tmp_path / "sine-short" / "run-2").exists()
 
 
@@ -215,8 +222,8 @@ def test_a_damaged_record_is_named(recorded):
 
 
 def test_a_phi_that_cannot_be_kept_leaves_the_run(tmp_path, monkeypatch):
-    monkeypatch.setitem(reproduce.ROWS, "glyphs-5way", {"data": "glyphs"})
-    monkeypatch.setitem(reproduce.BUDGETS, "short", TINY)
+    monkeypatch.setitem(rows.ROWS, "glyphs-5way", {"data": "glyphs"})
+    monkeypatch.setitem(rows.BUDGETS, "short", TINY)
 
     def full(source, target):
         Path(target).write_bytes(b"half")
@@ -233,7 +240,7 @@ def test_a_phi_that_cannot_be_kept_leaves_the_run(tmp_path, monkeypatch):
 
 
 def test_a_sine_run_begun_with_other_settings_is_not_continued(tmp_path, monkeypatch):
-    monkeypatch.setitem(reproduce.BUDGETS, "short", {"meta_steps": 6, "eval_tasks": 2})
+    monkeypatch.setitem(rows.BUDGETS, "short", {"meta_steps": 6, "eval_tasks": 2})
 
     def interrupted(learner, run, numbers):
         raise KeyboardInterrupt
@@ -242,14 +249,14 @@ def test_a_sine_run_begun_with_other_settings_is_not_continued(tmp_path, monkeyp
         patch.setattr(MetaLearner, "_steps", interrupted)
         with pytest.raises(KeyboardInterrupt):
             reproduce.reproduce("sine", 0, "short", tmp_path)
-    monkeypatch.setitem(reproduce.SINE, "lr", 0.5)
+    monkeypatch.setitem(rows.SINE, "lr", 0.5)
     with pytest.raises(UserError, match=r"lr is 0.5, but the run began with 0.02"):
         reproduce.reproduce("sine", 0, "short", tmp_path)
 
 
 def test_seeds_stopped_together_are_continued(tmp_path, monkeypatch):
     budget = {"meta_steps": 40, "eval_tasks": 5}
-    monkeypatch.setitem(reproduce.BUDGETS, "short", budget)
+    monkeypatch.setitem(rows.BUDGETS, "short", budget)
     steps = MetaLearner._steps
 
     def interrupted(learner, run, numbers):
@@ -260,7 +267,7 @@ def test_seeds_stopped_together_are_continued(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(MetaLearner, "_steps", interrupted)
         with pytest.raises(KeyboardInterrupt):
-            reproduce.train_together("sine", (1, 2), "short", tmp_path)
+            sine_row.train_together((1, 2), "short", tmp_path)
     for seed in (1, 2):
         kept = checkpoint.load(
             tmp_path / "sine-short" / f"run-{seed}" / runs.CHECKPOINT

@@ -37,6 +37,9 @@ def fingerprint(names: Sequence[str], bits: NDArray[np.uint8]) -> str:
     return digest.hexdigest()
 
 
+DAMAGE = zipfile.BadZipFile, zlib.error
+
+
 def read(path: Path, sha256: str) -> tuple[tuple[str, ...], NDArray[np.uint8]]:
     """Read (names, bits [classes, examples, bytes]) from a file and verify them.
 
@@ -49,10 +52,7 @@ def read(path: Path, sha256: str) -> tuple[tuple[str, ...], NDArray[np.uint8]]:
             names, bits = tuple(map(str, file["names"])), file["bits"]
     except FileNotFoundError:
         raise UserError(f"{path} is missing: install the package again") from None
-    except (
-        *(OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error),
-        *(NotImplementedError, RuntimeError),  # a method or a password it has not
-    ):
+    except (OSError, ValueError, KeyError, EOFError, RuntimeError, *DAMAGE):
         names, bits = (), np.empty(0, np.uint8)
     if fingerprint(names, bits) != sha256:
         raise UserError(f"{path} is damaged: install the package again")

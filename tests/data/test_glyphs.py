@@ -69,7 +69,12 @@ def test_a_damaged_file_is_named(
     monkeypatch.setattr(glyphs, "FILE", path)
     with pytest.raises(UserError, match="is missing: install the package again"):
         load("glyphs")
-    path.write_bytes(packed.to_bytes(["A/U+0041"], np.zeros((1, 20, 98), np.uint8)))
+    whole = packed.to_bytes(["A/U+0041"], np.zeros((1, 20, 98), np.uint8))
+    directory = whole.index(b"PK\x01\x02")  # its ninth byte says "encrypted"
+    path.write_bytes(whole[: directory + 8] + b"\x01" + whole[directory + 9 :])
+    with pytest.raises(UserError, match="is damaged: install the package again"):
+        load("glyphs")
+    path.write_bytes(whole)
     with pytest.raises(UserError, match="is damaged: install the package again"):
         load("glyphs")
 

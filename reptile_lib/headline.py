@@ -1,0 +1,63 @@
+"""The preface's table: measured beside published, a line a row, shots and protocol."""
+
+from pathlib import Path
+from statistics import mean, stdev
+
+from reptile_lib import results
+from reptile_lib.files import written_whole
+from reptile_lib.rows import ROWS, SHOTS, STUDIES
+
+NOTE = (
+    "New classes, 50 inner steps. A row that ends in `-short` trains for 1,000"
+    " meta-steps and is scored on 1,000 tasks; the others train as the paper does and"
+    " are scored on 10,000. ± is the 95 % interval over the tasks where there is one"
+    " seed, and the standard deviation over seeds where there are more. Minutes are"
+    " those of training. Published numbers: {cite:t}`nichol2018`."
+)
+
+# Nichol et al. 2018, arXiv:1803.02999v3, its table for Omniglot; % and spread of runs.
+PUBLISHED = {
+    ("omniglot-5way", 1, "non_transductive"): "95.39 ± 0.09",
+    ("omniglot-5way", 1, "transductive"): "97.68 ± 0.04",
+    ("omniglot-5way", 5, "non_transductive"): "98.90 ± 0.10",
+    ("omniglot-5way", 5, "transductive"): "99.48 ± 0.06",
+    ("omniglot-20way", 1, "non_transductive"): "88.14 ± 0.15",
+    ("omniglot-20way", 1, "transductive"): "89.43 ± 0.14",
+    ("omniglot-20way", 5, "non_transductive"): "96.65 ± 0.33",
+    ("omniglot-20way", 5, "transductive"): "97.12 ± 0.32",
+}
+
+
+def write_headline(folder: Path) -> None:
+    """Write `headline.md`, the table of all recorded rows that the preface shows."""
+    with written_whole(folder / "headline.md") as temporary:
+        temporary.write_text(headline(folder), encoding="utf-8")
+
+
+def headline(folder: Path) -> str:
+    """Make a MyST table of the recorded rows: a line a row, shots and protocol.
+
+    Accuracy is the mean over seeds; `NOTE` says what the other numbers are.
+    """
+    lines = [
+        "| row | shots | protocol | measured, % | published, % | seeds | minutes |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    few_shot = [
+        row for row in ROWS if row != "sine" and row.split("-")[-1] not in STUDIES
+    ]
+    for row in (name for full in few_shot for name in (full, f"{full}-short")):
+        records = results.read(folder / row)
+        for shots in SHOTS if records else ():
+            for protocol in ("transductive", "non_transductive"):
+                scores = [r["metrics"][f"{shots}-shot"][protocol] for r in records]
+                values = [100 * score["accuracy"] for score in scores]
+                spread = stdev(values) if len(values) > 1 else 100 * scores[0]["ci95"]
+                published = PUBLISHED.get((row, shots, protocol), "")
+                minutes = mean(r["train_seconds"] for r in records) / 60
+                lines.append(
+                    f"| {row} | {shots} | {protocol.replace('_', '-')}"
+                    f" | {mean(values):.1f} ± {spread:.1f} | {published}"
+                    f" | {len(records)} | {minutes:.1f} |"
+                )
+    return "\n".join([*lines, "", NOTE, ""])
