@@ -129,3 +129,11 @@ def load(path: Path) -> Checkpoint:
     metadata = json.loads(header["metadata"])
     states = {part: parts[part] or None for part in ("inner", "outer")}
     return Checkpoint(path, parts["phi"], states, metadata)
+
+
+def refuse_a_run(path: Path) -> None:
+    """Raise UserError if a file holds a run that has got anywhere."""
+    if path.exists() and (done := load(path).metadata["meta_step"]):
+        raise UserError(
+            f"{path} holds a run of {done} meta-steps; restore it, or name another file"
+        )

@@ -110,7 +110,7 @@ def find_device(name: str | torch.device) -> torch.device:
             " use --device cpu, or auto"
         )
     count = torch.cuda.device_count()
-    if device.type == "cuda" and (device.index or 0) >= max(count, 1):
+    if device.type == "cuda" and device.index and device.index >= count:
         raise UserError(
             f"device {str(device)!r} was asked for, but there are"
             f" {count}, counted from 0"

@@ -5,8 +5,8 @@
     learners = [Reptile(mlp(1, 64, 64, 1, seed=seed), ...) for seed in range(3)]
     fit_together(learners, [Sine()] * 3, range(3), meta_steps=1_000, epsilon=...)
 
-Small networks leave a machine idle: 500 meta-steps of three runs of the `sine` row took
-1.1 s side by side and 2.6 s one after the other, on two cores.
+Small networks leave a machine idle, so their runs take less time side by side than one
+after the other.
 """
 
 from collections.abc import Iterator, Sequence

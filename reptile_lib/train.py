@@ -236,7 +236,7 @@ class MetaLearner:
 
         if self.state.meta_step == 0:
             if checkpoint_to:
-                first_alone(lambda: _nothing_is_lost(checkpoint_to))
+                first_alone(lambda: checkpoint.refuse_a_run(checkpoint_to))
             write_checkpoint()  # a folder that cannot be written shows itself now
         bar = tqdm(
             total=meta_steps,
@@ -400,13 +400,6 @@ class MetaLearner:
         outer = found.state("outer", self.outer, phi)
         self.state = MetaState(phi, inner, outer, found.metadata["meta_step"])
         self.history = found.metadata["history"]
-
-
-def _nothing_is_lost(path: Path) -> None:
-    if path.exists() and (done := checkpoint.load(path).metadata["meta_step"]):
-        raise UserError(
-            f"{path} holds a run of {done} meta-steps; restore it, or name another file"
-        )
 
 
 Reptile = partial(MetaLearner, rule=reptile)
