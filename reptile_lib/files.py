@@ -32,8 +32,12 @@ def written_whole(path: Path) -> Iterator[Path]:
         finally:
             temporary.unlink(missing_ok=True)
     except OSError as error:
-        reason = error.strerror or error
-        raise UserError(
-            f"cannot write {path} ({reason}); choose a folder you may write to,"
-            " with free space"
-        ) from error
+        raise cannot_write(path, error) from error
+
+
+def cannot_write(path: Path, error: OSError) -> UserError:
+    """Return what to tell the user."""
+    return UserError(
+        f"cannot write {path} ({error.strerror or error}); choose a folder you may"
+        " write to, with free space"
+    )

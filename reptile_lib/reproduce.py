@@ -39,7 +39,8 @@ def reproduce(
     It is also scored with the other choice of `moments` in evaluation.
 
     Raises:
-        UserError: there is no such row, it is recorded already, or training failed.
+        UserError: there is no such row, it is recorded already, another process is at
+            work on it, or training failed.
     """
     config = settings(row, budget) | {"seed": seed}
     name = row_name(row, budget)
@@ -47,6 +48,22 @@ def reproduce(
     if is_recorded(row, seed, budget, folder):
         raise UserError(f"{path} is recorded already; delete it to run it again")
 
+    with runs.held(run):
+        return _record(row, config, budget, folder, device=device, progress=progress)
+
+
+def _record(
+    row: str,
+    config: runs.Config,
+    budget: Budget,
+    folder: Path,
+    *,
+    device: str,
+    progress: bool,
+) -> results.Record:
+    """Train, evaluate, and turn the folder of the run into a record."""
+    name, seed = row_name(row, budget), config["seed"]
+    path, run = folder / name / f"seed-{seed}.json", folder / name / f"run-{seed}"
     made_with = results.circumstances(find_device(device))  # before a change of files
     how = config, run, name
     if row == "sine":

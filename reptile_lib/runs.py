@@ -5,11 +5,13 @@ Defaults are the Omniglot settings of the Reptile authors (README of their code,
 openai/supervised-reptile); they depend on the number of ways.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
+from filelock import FileLock, Timeout
 from torch.nn import functional as F
 
 from reptile_lib import checkpoint, conv4_compiled
@@ -17,7 +19,7 @@ from reptile_lib.data import load
 from reptile_lib.data.classes import Splits
 from reptile_lib.errors import UserError
 from reptile_lib.evaluate import Evaluation, evaluate
-from reptile_lib.files import written_whole
+from reptile_lib.files import cannot_write, written_whole
 from reptile_lib.inner import Moments, adam
 from reptile_lib.meta import linear
 from reptile_lib.models import conv4
@@ -34,6 +36,7 @@ Resume = Literal["never", "always", "if there"]
 
 CHECKPOINT = "checkpoint.safetensors"
 JOB = ".job"  # in the folder of a run: which torchrun job began it
+LOCK = ".lock"
 VALIDATION_TASKS = 200
 LONG = 200_000  # inner steps from which more processes pay on a CPU, and a compiler
 
@@ -220,6 +223,35 @@ def train(
             progress=progress,
         )
     return learner, start_step
+
+
+@contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """Keep the folder of a run for this process and those it works with.
+
+    The system lets go of it when the process ends, however it ends.
+
+    Raises:
+        UserError: another process has it, or it cannot be written.
+    """
+    lock = FileLock(folder / LOCK, timeout=0)
+
+    def take() -> None:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            lock.acquire()
+        except Timeout as error:
+            raise UserError(
+                f"another process is at work in {folder}; wait for it, or stop it"
+            ) from error
+        except OSError as error:
+            raise cannot_write(folder, error) from error
+
+    first_alone(take)
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def check_evaluation(config: Config) -> None:

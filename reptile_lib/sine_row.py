@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 from torch import nn
@@ -35,7 +36,7 @@ def train_together(
     `reproduce` finds them trained then, or goes on with what a stop has left.
 
     Raises:
-        UserError: training failed.
+        UserError: training failed, or another process is at work on one of them.
     """
     config = settings("sine", budget)
     into = folder / row_name("sine", budget)
@@ -43,7 +44,7 @@ def train_together(
         seed
         for seed in seeds
         if not (into / f"seed-{seed}.json").exists()
-        and not (into / f"run-{seed}").exists()
+        and not (into / f"run-{seed}" / runs.CHECKPOINT).exists()
     ]
     if len(fresh) < 2 or world().size > 1:
         return
@@ -54,20 +55,23 @@ def train_together(
         for learner, own in zip(learners, configs, strict=True):
             learner.save(into / f"run-{own['seed']}" / runs.CHECKPOINT, own)
 
-    save()  # a folder that cannot be written shows itself now
-    try:
-        fit_together(
-            learners,
-            [_tasks(config)] * len(fresh),
-            fresh,
-            meta_steps=config["meta_steps"],
-            meta_batch=config["meta_batch"],
-            epsilon=linear(config["epsilon"], config["epsilon_final"]),
-            progress=progress,
-        )
-    finally:
-        with uninterrupted():
-            save()
+    with ExitStack() as stack:
+        for seed in fresh:
+            stack.enter_context(runs.held(into / f"run-{seed}"))
+        save()  # a folder that cannot be written shows itself now
+        try:
+            fit_together(
+                learners,
+                [_tasks(config)] * len(fresh),
+                fresh,
+                meta_steps=config["meta_steps"],
+                meta_batch=config["meta_batch"],
+                epsilon=linear(config["epsilon"], config["epsilon_final"]),
+                progress=progress,
+            )
+        finally:
+            with uninterrupted():
+                save()
 
 
 def _tasks(config: runs.Config) -> Tasks:

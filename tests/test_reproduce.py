@@ -2,6 +2,8 @@
 
 import errno
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -92,6 +94,38 @@ def test_a_stopped_run_is_continued_to_the_same_phi(recorded, tmp_path, monkeypa
     phi = again / "glyphs-5way-short" / "seed-0.safetensors"
     # The same tensors; the header holds seconds.
     assert phi.read_bytes()[-400_000:] == whole[-400_000:]
+
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from reptile_lib import runs
+with runs.held(Path(sys.argv[1])):
+    print("held", flush=True)
+    time.sleep(600)
+"""
+
+
+@pytest.mark.parametrize(("row", "seeds"), [("glyphs-5way", "0"), ("sine", "0,1")])
+def test_two_processes_do_not_work_on_one_run(
+    row, seeds, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setitem(rows.ROWS, "glyphs-5way", {"data": "glyphs"})
+    tiny = {"meta_steps": 4, "eval_tasks": 2}
+    monkeypatch.setitem(rows.BUDGETS, "short", tiny if row == "sine" else TINY)
+    run = tmp_path / f"{row}-short" / "run-0"
+    command = ["reproduce", row, "--seeds", seeds, "--budget", "short", "--quiet"]
+    command += ["--results", str(tmp_path), "--processes", "1", "--device", "cpu"]
+    other = subprocess.Popen([sys.executable, "-c", HOLD, run], stdout=subprocess.PIPE)
+    with other:
+        assert other.stdout.readline() == b"held\n"
+        assert cli.main(command) == 2
+        assert f"another process is at work in {run}; wait" in capsys.readouterr().err
+        assert not (run / runs.CHECKPOINT).exists()
+        other.kill()  # the system lets go of what it held
+        other.wait()
+    assert cli.main(command) == 0
+    assert not run.exists()
 
 
 def test_a_short_row_is_scored_with_both_choices_of_moments(recorded):
@@ -196,6 +230,7 @@ def test_seeds_of_the_sine_row_are_trained_together(tmp_path, monkeypatch):
 def test_what_has_begun_is_not_trained_together(tmp_path, monkeypatch):
     monkeypatch.setitem(rows.BUDGETS, "short", {"meta_steps": 5})
     (tmp_path / "sine-short" / "run-1").mkdir(parents=True)
+    (tmp_path / "sine-short" / "run-1" / runs.CHECKPOINT).touch()
     sine_row.train_together((1, 2), "short", tmp_path)
     assert not (tmp_path / "sine-short" / "run-2").exists()
 
