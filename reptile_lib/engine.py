@@ -94,9 +94,7 @@ def make_loss(
         written = Conv4Loss(loss, where, eps, summed, precision == "bf16", compiled)
         return written, forward
     if mlp_gradient.applies(model, criterion) and precision != "bf16":
-        tanh = any(isinstance(m, nn.Tanh) for m in model.modules())
-        flat, labels = mlp_gradient.flattens(model), reduction(criterion)
-        return MlpLoss(loss, where, tanh, flat, labels), forward
+        return mlp_gradient.written(loss, model, criterion), forward
     return loss, forward
 
 

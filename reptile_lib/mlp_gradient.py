@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from reptile_lib.cross_entropy import reduction, with_gradient
 from reptile_lib.inner import Batch
-from reptile_lib.params import Layout
+from reptile_lib.params import Layout, layout
 
 NAMES = "weight", "bias"
 
@@ -33,7 +33,7 @@ def applies(model: nn.Module, criterion: Callable[[Tensor, Tensor], Tensor]) -> 
     if criterion is not F.mse_loss and reduction(criterion) not in ("mean", "sum"):
         return False
     found = _modules(model)
-    found = found[1:] if flattens(model) else found
+    found = found[1:] if _flattens(model) else found
     layers, between = found[::2], found[1::2]
     theirs = [p for m in layers for p in (m._parameters.get(n) for n in NAMES)]
     return (
@@ -45,7 +45,7 @@ def applies(model: nn.Module, criterion: Callable[[Tensor, Tensor], Tensor]) -> 
     )
 
 
-def flattens(model: nn.Module) -> bool:
+def _flattens(model: nn.Module) -> bool:
     """Say whether the model begins by making a vector of each example."""
     first = next(iter(_modules(model)), None)
     return type(first) is nn.Flatten and (first.start_dim, first.end_dim) == (1, -1)
@@ -134,3 +134,14 @@ class MlpLoss:
             off = output.sub_(y)
             return off.square().mean((1, 2)), off.mul_(2 / off[0].numel())
         return with_gradient(output, y, self.labels == "sum")
+
+
+def written(
+    plain: Callable[[Tensor, Batch], Tensor],
+    model: nn.Module,
+    criterion: Callable[[Tensor, Tensor], Tensor],
+) -> MlpLoss:
+    """Return the loss `plain`, with its gradient written out, where it `applies`."""
+    tanh = any(type(m) is nn.Tanh for m in _modules(model))
+    labels = reduction(criterion)
+    return MlpLoss(plain, layout(model), tanh, _flattens(model), labels)

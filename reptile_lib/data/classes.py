@@ -5,6 +5,8 @@ from typing import NamedTuple
 
 import torch
 
+from reptile_lib.errors import UserError
+
 
 @dataclass(frozen=True)
 class Classes:
@@ -14,6 +16,9 @@ class Classes:
         images: uint8 [classes, examples, channels, height, width]; 0 is black
             (ink), 255 is white (background).
         names: one name a class.
+
+    Raises:
+        UserError: images are of another type or shape, or names not one a class.
     """
 
     images: torch.Tensor
@@ -21,12 +26,15 @@ class Classes:
 
     def __post_init__(self) -> None:
         if self.images.dtype != torch.uint8 or self.images.dim() != 5:
-            raise ValueError(
-                "images must be uint8 [classes, examples, channels, height, width], "
-                f"not {self.images.dtype} {list(self.images.shape)}"
+            raise UserError(
+                f"images are {self.images.dtype} {list(self.images.shape)}; give uint8"
+                " [classes, examples, channels, height, width]"
             )
         if len(self.names) != len(self.images):
-            raise ValueError(f"{len(self.names)} names for {len(self.images)} classes")
+            raise UserError(
+                f"{len(self.names)} names for {len(self.images)} classes; give one a"
+                " class"
+            )
 
     def __len__(self) -> int:
         """Return the number of classes."""
@@ -38,10 +46,16 @@ class Classes:
         A turned character counts as another class, which is how Omniglot's 1200
         training characters become 4800 (Santoro et al. 2016; Nichol et al. 2018,
         section 6.1). Turns are counter-clockwise, the four of a character stand next
-        to each other, and "/rot090" is appended to a name. Height must equal width.
+        to each other, and "/rot090" is appended to a name.
+
+        Raises:
+            UserError: the images are no squares.
         """
         if self.images.shape[-2] != self.images.shape[-1]:
-            raise ValueError(f"only squares can be turned: {list(self.images.shape)}")
+            raise UserError(
+                f"images are {list(self.images.shape)}, no squares, and cannot be"
+                " turned; pad them"
+            )
         turns = [torch.rot90(self.images, k, dims=(-2, -1)) for k in range(4)]
         names = [f"{name}/rot{90 * k:03d}" for name in self.names for k in range(4)]
         return Classes(torch.stack(turns, dim=1).flatten(0, 1), tuple(names))

@@ -20,11 +20,11 @@ def test_rotated_classes_stand_beside_their_original() -> None:
 
 
 def test_classes_refuse_what_they_are_not() -> None:
-    with pytest.raises(ValueError, match="uint8"):
+    with pytest.raises(UserError, match=r"float32 \[1, 1, 1, 2, 2\]; give uint8"):
         Classes(torch.zeros(1, 1, 1, 2, 2), ("a",))
-    with pytest.raises(ValueError, match="2 names for 1 classes"):
+    with pytest.raises(UserError, match="2 names for 1 classes; give one a class"):
         Classes(torch.zeros(1, 1, 1, 2, 2, dtype=torch.uint8), ("a", "b"))
-    with pytest.raises(ValueError, match="squares"):
+    with pytest.raises(UserError, match=r"2, 3\], no squares, .* pad them"):
         Classes(torch.zeros(1, 1, 1, 2, 3, dtype=torch.uint8), ("a",)).rotated()
 
 
