@@ -23,12 +23,23 @@ class Shared:
     """The memory and the connections; made and used by all processes together."""
 
     def __init__(self) -> None:
-        """Connect every process of the group with every other."""
+        """Connect every process of the group with every other.
+
+        Raises:
+            UserError: the temporary folder has no place for a socket.
+        """
         self.rank, self.size = dist.get_rank(), dist.get_world_size()
         self.turn = 0
         self.rows: dict[tuple[int, torch.dtype], Tensor] = {}
         self.others: dict[int, Connection] = {}
-        with Listener(backlog=self.size) as listener:
+        try:
+            listener = Listener(backlog=self.size)
+        except OSError as error:  # a path of 108 characters is too long
+            raise UserError(
+                f"cannot make a socket in {tempfile.gettempdir()}: {error}; set TMPDIR"
+                " to a folder with a short path"
+            ) from error
+        with listener:
             addresses: list[str] = [""] * self.size
             dist.all_gather_object(addresses, listener.address)
             for rank in range(self.rank):

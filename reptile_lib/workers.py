@@ -156,8 +156,10 @@ def launch(
         return 128 + int(error.sigval)
     except ChildFailedError as error:
         rank, died = next(iter(error.failures.items()))
+        message: Any = died.message  # text, or a dict with the traceback
+        reason = message["message"] if isinstance(message, dict) else message
         raise UserError(
-            f"process {rank} died ({died.message}) and {restarts} new starts did not"
+            f"process {rank} died ({reason}) and {restarts} new starts did not"
             " help; go on with --resume and fewer --processes"
         ) from error
     finally:

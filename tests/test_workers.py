@@ -1,6 +1,7 @@
 """Several processes as one learner: the same φ, an even division, and recovery."""
 
 import json
+import operator
 import os
 import signal
 import socket
@@ -230,10 +231,13 @@ def test_shared_memory_sums_and_hands_on(tmp_path: Path) -> None:
     assert {path.name for path in tmp_path.iterdir()} == {"share.py", "0", "1", "2"}
 
 
-def start(*arguments: Any) -> subprocess.Popen[str]:
+def start(*arguments: Any, env: dict[str, str] | None = None) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "reptile_lib", *map(str, arguments)]
     pipe = subprocess.PIPE
-    return subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True)
+    environment = os.environ | (env or {})
+    return subprocess.Popen(
+        command, stdout=pipe, stderr=pipe, text=True, env=environment
+    )
 
 
 def workers_of(process: subprocess.Popen[str]) -> list[int]:
@@ -285,18 +289,30 @@ def test_a_killed_worker_is_replaced_and_the_run_ends_with_the_same_phi(
 
 
 def test_a_mistake_is_told_once_and_starts_nothing_again(tmp_path: Path) -> None:
+    deep = tmp_path / (8 * "a long way down") / "to a socket"
+    deep.mkdir(parents=True)
     for extra, words in [
         (["--meta-batch", 1], "meta_batch = 1 for 2 processes"),
         (["--lr", "1e38"], "training diverged"),
         (["--out", "/dev/null/x"], "cannot write"),
+        ([], "set TMPDIR to a folder with a short path"),
     ]:
         settings = [*SMALL, "--meta-steps", 5, "--processes", 2]
-        process = start("train", *settings, "--out", tmp_path / words[:4], *extra)
+        out = tmp_path / words[:4]
+        env = {} if extra else {"TMPDIR": str(deep)}
+        process = start("train", *settings, "--out", out, *extra, env=env)
         _, err = process.communicate(timeout=300)
         assert process.returncode == 2
         assert err.count("reptile_lib:") == 1
         assert words in err
         assert "Traceback" not in err
+
+
+def test_what_a_process_died_of_is_told_in_a_line() -> None:
+    with pytest.raises(
+        UserError, match=r"process \d died \(TypeError: .*integer\) and 0"
+    ):
+        workers.launch(operator.index, [], 2, restarts=0)  # type: ignore[arg-type]
 
 
 def test_a_second_launcher_is_refused(
