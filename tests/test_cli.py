@@ -92,19 +92,34 @@ def test_kill_and_resume_gives_the_same_phi_bit_for_bit(tmp_path):
         assert torch.equal(value, phi(killed)[name]), name
 
 
+def heed_ctrl_c():
+    """Undo what a shell does to commands that it starts in the background."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @pytest.mark.parametrize("processes", [1, 2])
 def test_ctrl_c_saves_where_it_stands(processes, tmp_path):
     options = [*SMALL, "--meta-steps", 100_000, "--checkpoint-every", 0]
     options += ["--processes", processes]
     options += ["--validate-every", 0, "--checkpoint-every", 5]
-    process = start("train", *options, "--out", tmp_path, start_new_session=True)
+    process = start(
+        "train",
+        *options,
+        "--out",
+        tmp_path,
+        start_new_session=True,
+        preexec_fn=heed_ctrl_c,
+    )
     deadline, reached = time.monotonic() + 200, 0
     while reached < 5 and process.poll() is None and time.monotonic() < deadline:
         if (tmp_path / CHECKPOINT).exists():
             reached = checkpoint.load(tmp_path / CHECKPOINT).metadata["meta_step"]
         time.sleep(0.01)
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to all processes
-    _, err = process.communicate(timeout=60)
+    try:
+        _, err = process.communicate(timeout=60)
+    finally:
+        process.kill()
     assert process.returncode == 130
     assert "Traceback" not in err
     assert checkpoint.load(tmp_path / CHECKPOINT).metadata["meta_step"] >= reached > 0
