@@ -49,21 +49,22 @@ def reproduce(
         raise UserError(f"{path} is recorded already; delete it to run it again")
 
     with runs.held(run):
-        return _record(row, config, budget, folder, device=device, progress=progress)
+        made = _record(row, config, budget, run, device=device, progress=progress)
+        first_alone(lambda: _keep(made, path, run))
+    return made
 
 
 def _record(
     row: str,
     config: runs.Config,
     budget: Budget,
-    folder: Path,
+    run: Path,
     *,
     device: str,
     progress: bool,
 ) -> results.Record:
-    """Train, evaluate, and turn the folder of the run into a record."""
+    """Train in the folder `run`, evaluate, and return what is to be recorded."""
     name, seed = row_name(row, budget), config["seed"]
-    path, run = folder / name / f"seed-{seed}.json", folder / name / f"run-{seed}"
     made_with = results.circumstances(find_device(device))  # before a change of files
     how = config, run, name
     if row == "sine":
@@ -71,7 +72,7 @@ def _record(
     else:
         both = budget == "short"
         learner, measured = _few_shot(*how, both, device=device, progress=progress)
-    record = {
+    return {
         "row": name,
         "seed": seed,
         "config": config,
@@ -88,15 +89,14 @@ def _record(
         f" --budget {budget} --processes {world().size}",
     }
 
-    def write() -> None:
-        with written_whole(path.with_suffix(".safetensors")) as temporary:
-            shutil.copyfile(run / runs.CHECKPOINT, temporary)
-        results.write(path, record)
-        shutil.rmtree(run)
-        headline.write_headline(folder)
 
-    first_alone(write)
-    return record
+def _keep(record: results.Record, path: Path, run: Path) -> None:
+    """Put φ and the record in the place of the run's folder."""
+    with written_whole(path.with_suffix(".safetensors")) as temporary:
+        shutil.copyfile(run / runs.CHECKPOINT, temporary)
+    results.write(path, record)
+    shutil.rmtree(run)
+    headline.write_headline(path.parents[1])
 
 
 def is_recorded(

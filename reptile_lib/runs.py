@@ -36,7 +36,7 @@ Resume = Literal["never", "always", "if there"]
 
 CHECKPOINT = "checkpoint.safetensors"
 JOB = ".job"  # in the folder of a run: which torchrun job began it
-LOCK = ".lock"
+LOCK = ".lock"  # there, too: which process is at work
 VALIDATION_TASKS = 200
 LONG = 200_000  # inner steps from which more processes pay on a CPU, and a compiler
 
