@@ -16,9 +16,9 @@ from benchmarks import textbook
 from benchmarks.problems import EPSILON, Cell, episodes, learner, problem
 from benchmarks.timing import synchronize
 from reptile_lib.capture import WARM_UP
+from reptile_lib.meta_step import CHUNK
 from reptile_lib.params import layout, ravel
 from reptile_lib.tasks import Episodes
-from reptile_lib.train import CHUNK
 
 NO_JAX = "JAX is left out: pip install -r requirements-bench.txt -c constraints.txt"
 

@@ -1,4 +1,4 @@
-"""The full training loop around the outer rules of `meta`.
+"""The full training loop: a learner takes meta-steps, has a history, and is saved.
 
 ::
 
@@ -11,7 +11,7 @@ device, and looks at the result once per chunk.
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -24,50 +24,20 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from reptile_lib import checkpoint
+from reptile_lib import checkpoint, meta_step
 from reptile_lib.capture import captured
-from reptile_lib.conv4_gradient import Conv4Loss
-from reptile_lib.engine import (
-    Engine,
-    Loss,
-    Precision,
-    choose_engine,
-    make_loss,
-    precise,
-)
+from reptile_lib.engine import Engine, Precision, choose_engine, make_loss, precise
 from reptile_lib.errors import UserError
 from reptile_lib.evaluate import check_ways
 from reptile_lib.inner import InnerOptimizer, Moments, State
 from reptile_lib.machine import find_device, memory_told, uninterrupted
-from reptile_lib.meta import (
-    Rule,
-    Schedule,
-    Target,
-    fomaml,
-    joint,
-    maml,
-    outer_step,
-    reptile,
-)
+from reptile_lib.meta import Rule, Schedule, fomaml, joint, maml, reptile
 from reptile_lib.params import layout, ravel
-from reptile_lib.rng import TRAIN, draws
 from reptile_lib.state import MetaState, Run
-from reptile_lib.tasks import Episodes, FewShotTasks, Tasks, in_parts
-from reptile_lib.workers import (
-    Piece,
-    World,
-    first_alone,
-    mean_target,
-    pieces,
-    reptile_in_pieces,
-    share,
-    world,
-)
+from reptile_lib.tasks import FewShotTasks, Tasks
+from reptile_lib.workers import World, first_alone, world
 
-CHUNK = 256  # tasks held at a time: bounds memory, and how late a NaN is noticed
 HISTORY_ROWS = 200  # about as many rows as a history has
-
-
 CAPTURED = {"cuda"}  # device types whose meta-steps are recorded as graphs
 
 
@@ -253,8 +223,10 @@ class MetaLearner:
             with bar, precise(self.precision), memory_told(meta_batch):
                 while (start := self.state.meta_step) < meta_steps:
                     ends = [(start // n + 1) * n for n in every if n]
-                    stop = min(start + max(1, CHUNK // meta_batch), meta_steps, *ends)
-                    watched += self._steps(run, range(start, stop))
+                    stop = min(
+                        start + max(1, meta_step.CHUNK // meta_batch), meta_steps, *ends
+                    )
+                    watched += meta_step.take(self, run, range(start, stop))
                     bar.update(stop - start)
                     if stop not in (meta_steps, *ends):
                         continue
@@ -280,88 +252,6 @@ class MetaLearner:
                 with uninterrupted():
                     self.save(checkpoint_to, config)
             raise
-
-    def _steps(self, run: Run, steps: range) -> list[list[float]]:
-        """Do some meta-steps without waiting for the device.
-
-        Returns:
-            loss and mean number of inner steps of each; NaN where none is counted.
-        """
-        before = now = self.state
-        work = self._work(run.meta_batch)
-        mine = share(run.meta_batch, world())
-        if work is not None:
-            mine = range(work[0].task, work[-1].task + 1)
-        if isinstance(loss := run.loss, Conv4Loss):
-            both = [now.inner_state, now.outer_state]
-            loss, phi, (state, outer) = loss.enter(now.phi, both)
-            now = MetaState(phi, state, outer, now.meta_step)
-
-        def sample(steps: range, some: range) -> Episodes:
-            who = draws(run.seed, TRAIN, steps, some, now.phi.device)
-            return run.tasks.sample(who, self.inner_steps, self.inner_batch)
-
-        drawn = in_parts(sample, steps, mine, CHUNK)
-        watched = []
-        try:
-            for step, parts in zip(steps, drawn, strict=True):
-                target = self._target(run, loss, now, parts, work)
-                epsilon = run.epsilon(step / run.meta_steps)
-                phi, outer = outer_step(
-                    now.phi, target.phi, epsilon, self.outer, now.outer_state
-                )
-                now = MetaState(phi, target.state, outer, step + 1)
-                watched.append(target.watched())
-        finally:
-            if isinstance(loss, Conv4Loss):
-                both = [now.inner_state, now.outer_state]
-                phi, (state, outer) = loss.leave(now.phi, both)
-                now = MetaState(phi, state, outer, now.meta_step)
-            self.state = now
-        values: list[list[float]] = torch.stack(watched).tolist()
-        seen = [
-            ("loss", step, loss) for step, (loss, _) in zip(steps, values, strict=True)
-        ]
-        seen.append(("sum of phi", steps[-1], self.phi.sum().item()))
-        for what, step, value in seen:
-            if not math.isfinite(value):
-                self.state = before
-                raise UserError(
-                    f"training diverged: the {what} is {value} at meta-step {step};"
-                    f" lower the inner learning rate (now {self.inner.lr}) or epsilon"
-                )
-        return values
-
-    def _target(
-        self,
-        run: Run,
-        loss: Loss,
-        now: MetaState,
-        parts: Iterator[Episodes],
-        work: list[Piece] | None,
-    ) -> Target:
-        """Ask the rule about each part of a meta-batch, and average."""
-        state = now.inner_state if self.moments == "carry" else None
-        context = (self.inner, state, self.engine)
-        if work is not None:
-            sums = reptile_in_pieces(loss, now.phi, next(parts), work, *context)
-            return mean_target([(1, sums)], run.meta_batch)
-        found = [
-            (len(part.order), run.rule(loss, now.phi, part, *context)) for part in parts
-        ]
-        return mean_target(found, run.meta_batch)
-
-    def _work(self, meta_batch: int) -> list[Piece] | None:
-        """Cut tasks so that all processes end together; None to work on whole tasks.
-
-        It pays where a task keeps a core busy and the rest of the division is large.
-        """
-        here = world()
-        uneven = meta_batch % here.size and meta_batch <= CHUNK
-        fixed = self.rule is reptile and self.inner.stop is None
-        if not uneven or self.engine != "threads" or not fixed:
-            return None
-        return pieces(meta_batch, self.inner_steps, here)
 
     def agree(self) -> World:
         """Put every process (`workers`) where the first stands; fit begins with it."""

@@ -6,7 +6,18 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from reptile_lib import FOMAML, MAML, Joint, Reptile, Sine, adam, linear, mlp, train
+from reptile_lib import (
+    FOMAML,
+    MAML,
+    Joint,
+    Reptile,
+    Sine,
+    adam,
+    linear,
+    meta_step,
+    mlp,
+    train,
+)
 from reptile_lib.train import MetaLearner
 
 METHODS = {"Reptile": Reptile, "FOMAML": FOMAML, "MAML": MAML, "Joint": Joint}
@@ -29,7 +40,7 @@ def fitted(method: Any, moments: str, meta_steps: int = 7) -> MetaLearner:
 def test_replayed_steps_are_the_plain_ones(
     method: Any, moments: str, chunk: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(train, "CHUNK", chunk)
+    monkeypatch.setattr(meta_step, "CHUNK", chunk)
     plain = fitted(method, moments)
     monkeypatch.setattr(train, "CAPTURED", {"cpu"})
     replayed = fitted(method, moments)

@@ -12,6 +12,7 @@ from reptile_lib import (
     checkpoint,
     cli,
     headline,
+    meta_step,
     reproduce,
     results,
     rows,
@@ -20,7 +21,6 @@ from reptile_lib import (
 )
 from reptile_lib.errors import UserError
 from reptile_lib.tasks import FewShotTasks
-from reptile_lib.train import MetaLearner
 
 RESULTS = Path(__file__).parents[1] / "results"
 TINY = {
@@ -77,7 +77,7 @@ def test_a_stopped_run_is_continued_to_the_same_phi(recorded, tmp_path, monkeypa
     whole = (folder / "glyphs-5way-short" / "seed-0.safetensors").read_bytes()
     again = tmp_path / "again"
 
-    steps = MetaLearner._steps
+    steps = meta_step.take
 
     def interrupted(learner, run, numbers):
         if numbers.start == 2:
@@ -85,7 +85,7 @@ def test_a_stopped_run_is_continued_to_the_same_phi(recorded, tmp_path, monkeypa
         return steps(learner, run, numbers)
 
     with monkeypatch.context() as patch:
-        patch.setattr(MetaLearner, "_steps", interrupted)
+        patch.setattr(meta_step, "take", interrupted)
         with pytest.raises(KeyboardInterrupt):
             reproduce.reproduce("glyphs-5way", 0, "short", again, device="cpu")
     stopped, _ = runs.reopen(again / "glyphs-5way-short" / "run-0", "cpu")
@@ -281,7 +281,7 @@ def test_a_sine_run_begun_with_other_settings_is_not_continued(tmp_path, monkeyp
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(MetaLearner, "_steps", interrupted)
+        patch.setattr(meta_step, "take", interrupted)
         with pytest.raises(KeyboardInterrupt):
             reproduce.reproduce("sine", 0, "short", tmp_path)
     monkeypatch.setitem(rows.SINE, "lr", 0.5)
@@ -292,7 +292,7 @@ def test_a_sine_run_begun_with_other_settings_is_not_continued(tmp_path, monkeyp
 def test_seeds_stopped_together_are_continued(tmp_path, monkeypatch):
     budget = {"meta_steps": 40, "eval_tasks": 5}
     monkeypatch.setitem(rows.BUDGETS, "short", budget)
-    steps = MetaLearner._steps
+    steps = meta_step.take
 
     def interrupted(learner, run, numbers):
         if numbers.start >= 20:
@@ -300,7 +300,7 @@ def test_seeds_stopped_together_are_continued(tmp_path, monkeypatch):
         return steps(learner, run, numbers)
 
     with monkeypatch.context() as patch:
-        patch.setattr(MetaLearner, "_steps", interrupted)
+        patch.setattr(meta_step, "take", interrupted)
         with pytest.raises(KeyboardInterrupt):
             sine_row.train_together((1, 2), "short", tmp_path)
     for seed in (1, 2):

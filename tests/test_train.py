@@ -30,6 +30,7 @@ from reptile_lib import (
     gd,
     linear,
     load,
+    meta_step,
     mlp,
     momentum,
     sgd,
@@ -204,8 +205,8 @@ def test_a_seed_fixes_phi_whatever_the_chunk(
     method: Make, engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     expected = fit(sine_learner(method, engine=engine), seed=5)
-    for chunk in (3, 7, 24, train.CHUNK):
-        monkeypatch.setattr(train, "CHUNK", chunk)
+    for chunk in (3, 7, 24, meta_step.CHUNK):
+        monkeypatch.setattr(meta_step, "CHUNK", chunk)
         monkeypatch.setattr(train, "HISTORY_ROWS", 1)
         again = fit(sine_learner(method, engine=engine), seed=5)
         assert torch.equal(again.phi, expected.phi)
@@ -386,7 +387,7 @@ def test_memory_is_bounded_for_a_meta_batch_of_any_size(engine: Engine) -> None:
             fit(learner, meta_steps=1, meta_batch=meta_batch)
         return measured.peak
 
-    chunk = train.CHUNK
+    chunk = meta_step.CHUNK
     assert peak(6 * chunk) < 1.3 * peak(2 * chunk)
     assert peak(chunk) > 2 * peak(chunk // 8)  # the measure sees the tasks
 
@@ -396,7 +397,7 @@ def test_a_meta_batch_in_parts_is_the_whole(monkeypatch: pytest.MonkeyPatch) -> 
     try:
         for method in METHODS.values():
             whole = fit(sine_learner(method), meta_batch=5)
-            monkeypatch.setattr(train, "CHUNK", 2)
+            monkeypatch.setattr(meta_step, "CHUNK", 2)
             parts = fit(sine_learner(method), meta_batch=5)
             monkeypatch.undo()
             torch.testing.assert_close(parts.phi, whole.phi, rtol=0, atol=1e-12)
