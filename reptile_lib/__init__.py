@@ -1,25 +1,38 @@
 """Reptile: learn an initialisation from which a few gradient steps solve a new task."""
 
-from reptile_lib.data import Classes, Splits, load
-from reptile_lib.engine import adapt
+from reptile_lib.data import load
 from reptile_lib.errors import UserError
-from reptile_lib.evaluate import Evaluation, Score, adaptation_curve, evaluate
-from reptile_lib.inner import Batch, adam, gd, momentum, sgd
-from reptile_lib.meta import constant, cosine, linear
-from reptile_lib.models import conv4, mlp
-from reptile_lib.optim import Interpolated
-from reptile_lib.quadratics import Quadratics
-from reptile_lib.stopping import SwitchAtThreshold, SwitchEvery
-from reptile_lib.tasks import FewShotTasks, Sine
-from reptile_lib.train import FOMAML, MAML, Joint, MetaLearner, Reptile
+from reptile_lib.evaluation import Evaluation, Score, adaptation_curve, evaluate
+from reptile_lib.examples import Examples, Splits
+from reptile_lib.inner import (
+    InnerOptimizer,
+    SwitchAtThreshold,
+    SwitchEvery,
+    adam,
+    gd,
+    momentum,
+    sgd,
+)
+from reptile_lib.inner_loop import InnerLoop, adapt
+from reptile_lib.learner import FOMAML, MAML, Joint, MetaLearner, Reptile
+from reptile_lib.lookahead import Interpolated
+from reptile_lib.models.conv4 import conv4
+from reptile_lib.models.mlp import mlp
+from reptile_lib.schedules import constant, cosine, linear
+from reptile_lib.tasks import Batch, Episodes, FewShotTasks, GroupTasks, Sine, draw
+from reptile_lib.theory.quadratics import Quadratics
 
 __all__ = [
     "FOMAML",
     "MAML",
     "Batch",
-    "Classes",
+    "Episodes",
     "Evaluation",
+    "Examples",
     "FewShotTasks",
+    "GroupTasks",
+    "InnerLoop",
+    "InnerOptimizer",
     "Interpolated",
     "Joint",
     "MetaLearner",
@@ -37,6 +50,7 @@ __all__ = [
     "constant",
     "conv4",
     "cosine",
+    "draw",
     "evaluate",
     "gd",
     "linear",

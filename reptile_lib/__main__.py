@@ -2,6 +2,6 @@
 
 import sys
 
-from reptile_lib.cli import main
+from reptile_lib.runs.cli import main
 
 sys.exit(main())

@@ -11,9 +11,9 @@ a dict of tensors: "v" and "m" have the shape of theta, "step" that of theta[...
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from functools import cache
-from typing import Literal, NamedTuple
+from dataclasses import dataclass, field, replace
+from functools import cache, partial
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -26,36 +26,48 @@ State = dict[str, Tensor]
 Stop = Callable[[int, Tensor], Tensor]
 """stop(steps done, minibatch loss [...] before the next step) -> bool [...]."""
 
+Rate = float | Tensor
+"""A learning rate; as a tensor, it broadcasts with theta."""
+
 Moments = Literal["carry", "reset"]
 """Whether the inner optimiser's state outlives a task."""
 
 
-class Batch(NamedTuple):
-    """Examples and what to answer, of one task or stacked on a leading task axis."""
-
-    x: Tensor
-    """``[..., examples, *shape]``"""
-    y: Tensor
-    """``[..., examples]`` or ``[..., examples, *shape]``"""
+def _no_other_rate(lr: Rate) -> "InnerOptimizer":
+    raise UserError(
+        f"this optimiser does not say what it is at lr = {lr}; make it anew"
+    )
 
 
 @dataclass(frozen=True)
 class InnerOptimizer:
     """A pure (init, update) pair; the makers below refuse rates out of range.
 
-    `update` must not keep the gradient it is given in its state: its memory is used
-    again for the next one.
-
-    `full_batch` asks for all support examples in every step instead of minibatches;
-    `stop` says when a task takes no more steps, see `stopping`.
+    Attributes:
+        name: for messages.
+        lr: the rate: a number, or a tensor that broadcasts with theta (then the state
+            carries it), such as [P] for one a weight or [runs, 1] for one a run.
+        init: init(theta) -> state.
+        update: update(gradient, state, theta) -> theta, state.
+        full_batch: whether every step takes all support examples, not a minibatch.
+        stop: says when a task takes no more steps, see `SwitchAtThreshold`.
+        elementwise: whether `update` treats all entries alike, but for what its state
+            says of them, and keeps none of its arguments. A kernel may then hand it
+            vectors in an order of its own, in memory that it uses again. Leave it False
+            for an optimiser of your own, unless both are so.
+        at: at(lr) -> the same optimiser with another rate, without a rule that stops.
     """
 
     name: str
-    lr: float
+    lr: Rate
     init: Callable[[Tensor], State]
     update: Callable[[Tensor, State, Tensor], tuple[Tensor, State]]
     full_batch: bool = False
     stop: Stop | None = None
+    elementwise: bool = False
+    at: Callable[[Rate], "InnerOptimizer"] = field(
+        default=_no_other_rate, compare=False
+    )
 
     def until(self, stop: Stop) -> "InnerOptimizer":
         """Return the optimiser with a rule that ends a task's inner loop."""
@@ -101,8 +113,9 @@ class InnerOptimizer:
         return None if self.stop is None else torch.zeros_like(loss, dtype=torch.int64)
 
 
-def _check_rate(name: str, lr: float) -> None:
-    if not lr > 0 or math.isinf(lr):
+def _check_rate(name: str, lr: Rate) -> None:
+    rates = torch.as_tensor(lr)
+    if not ((rates > 0) & rates.isfinite()).all():
         raise UserError(f"{name}: lr = {lr} is no learning rate; give a positive one")
 
 
@@ -111,40 +124,63 @@ def _check_decay(name: str, argument: str, beta: float) -> None:
         raise UserError(f"{name}: {argument} = {beta}; it must lie in [0, 1)")
 
 
+def _rates(lr: Rate, theta: Tensor) -> State:
+    """Return the part of a state that holds rates, where they are a tensor."""
+    if not isinstance(lr, Tensor):
+        return {}
+    lr = lr.to(theta)
+    per_weight = lr.shape[-1:] == theta.shape[-1:]
+    return {"lr": lr.expand(theta.shape if per_weight else (*theta.shape[:-1], 1))}
+
+
+def _alike(lr: Rate) -> bool:
+    """Say whether all weights have the same rate."""
+    return not isinstance(lr, Tensor) or lr.shape[-1:] in ((), (1,))
+
+
+def _kept(state: State) -> State:
+    """Return the part of a state that no step changes."""
+    return {"lr": state["lr"]} if "lr" in state else {}
+
+
 @cache  # like those below, one object for equal settings
-def sgd(lr: float) -> InnerOptimizer:
+def sgd(lr: Rate) -> InnerOptimizer:
     """Minibatch gradient descent: θ ← θ − α g."""
     _check_rate("sgd", lr)
-    return InnerOptimizer(
-        "sgd", lr, lambda theta: {}, lambda g, state, theta: (theta - lr * g, state)
-    )
+
+    def update(g: Tensor, state: State, theta: Tensor) -> tuple[Tensor, State]:
+        return theta - state.get("lr", lr) * g, state
+
+    init = partial(_rates, lr)
+    return InnerOptimizer("sgd", lr, init, update, elementwise=_alike(lr), at=sgd)
 
 
 @cache
-def gd(lr: float) -> InnerOptimizer:
+def gd(lr: Rate) -> InnerOptimizer:
     """Full-batch gradient descent: the step of `sgd`, each on the whole support set."""
     _check_rate("gd", lr)
-    step = sgd(lr)
-    return InnerOptimizer("gd", lr, step.init, step.update, full_batch=True)
+    return replace(sgd(lr), name="gd", full_batch=True, at=gd)
 
 
 @cache
-def momentum(lr: float, beta: float = 0.9) -> InnerOptimizer:
+def momentum(lr: Rate, beta: float = 0.9) -> InnerOptimizer:
     """Heavy-ball momentum as `torch.optim.SGD` has it: m ← βm + g, θ ← θ − α m."""
     _check_rate("momentum", lr)
     _check_decay("momentum", "beta", beta)
 
+    def init(theta: Tensor) -> State:
+        return {"m": torch.zeros_like(theta)} | _rates(lr, theta)
+
     def update(g: Tensor, state: State, theta: Tensor) -> tuple[Tensor, State]:
         m = beta * state["m"] + g
-        return theta - lr * m, {"m": m}
+        return theta - state.get("lr", lr) * m, {"m": m} | _kept(state)
 
-    return InnerOptimizer(
-        "momentum", lr, lambda theta: {"m": torch.zeros_like(theta)}, update
-    )
+    at = partial(momentum, beta=beta)
+    return InnerOptimizer("momentum", lr, init, update, elementwise=_alike(lr), at=at)
 
 
 def adam(
-    lr: float, betas: tuple[float, float] = (0.0, 0.999), eps: float = 1e-8
+    lr: Rate, betas: tuple[float, float] = (0.0, 0.999), eps: float = 1e-8
 ) -> InnerOptimizer:
     """Adam (Kingma & Ba 2015, algorithm 1); β₁ = 0 is the Reptile authors' setting.
 
@@ -155,7 +191,7 @@ def adam(
 
 
 @cache  # so that what is compiled with it is found again
-def _adam(lr: float, beta1: float, beta2: float, eps: float) -> InnerOptimizer:
+def _adam(lr: Rate, beta1: float, beta2: float, eps: float) -> InnerOptimizer:
     _check_decay("adam", "betas[0]", beta1)
     _check_decay("adam", "betas[1]", beta2)
 
@@ -166,7 +202,7 @@ def _adam(lr: float, beta1: float, beta2: float, eps: float) -> InnerOptimizer:
         }
         if beta1 > 0:
             state["m"] = torch.zeros_like(theta)
-        return state
+        return state | _rates(lr, theta)
 
     def one_minus_power(beta: float, step: Tensor) -> Tensor:
         # 1 − βᵗ; expm1 keeps it exact in float32, where 1 − 0.999 loses five digits.
@@ -178,7 +214,7 @@ def _adam(lr: float, beta1: float, beta2: float, eps: float) -> InnerOptimizer:
         step = state["step"] + 1
         # As few passes as can be: the vectors are long, and memory is slow.
         v = (beta2 * state["v"]).addcmul_(g, g, value=1 - beta2)
-        new = {"step": step, "v": v}
+        new = {"step": step, "v": v} | _kept(state)
         direction = g
         if beta1 > 0:
             new["m"] = torch.lerp(state["m"], g, 1 - beta1)
@@ -190,11 +226,46 @@ def _adam(lr: float, beta1: float, beta2: float, eps: float) -> InnerOptimizer:
         else:
             root = v.sqrt()
         root = torch.addcmul(root.new_full((), eps), root, power.rsqrt())
+        if isinstance(lr, Tensor):
+            return theta - state["lr"] * direction / root, new
         return torch.addcdiv(theta, direction, root, value=-lr), new
 
-    return InnerOptimizer("adam", lr, init, update)
+    at = partial(adam, betas=(beta1, beta2), eps=eps)
+    return InnerOptimizer("adam", lr, init, update, elementwise=_alike(lr), at=at)
 
 
 def mean_state(states: State) -> State:
     """Average a stack of states [n, ...] over the tasks: what `carry` hands on."""
-    return {name: value.mean(0) for name, value in states.items()}
+    return {name: v[0] if name == "lr" else v.mean(0) for name, v in states.items()}
+
+
+@dataclass(frozen=True)
+class SwitchEvery:
+    """Stop after a number of inner steps: a rule for `InnerOptimizer.until`.
+
+    Tasks stop on their own. One that has stopped is masked: its parameters and its
+    state stay, and its steps are no longer counted. The arithmetic is done for all and
+    thrown away for some, so that stopping saves steps, not time.
+    """
+
+    steps: int
+
+    def __post_init__(self) -> None:
+        """Raise UserError for a negative number."""
+        if self.steps < 0:
+            raise UserError(f"SwitchEvery: steps = {self.steps}; give 0 or more")
+
+    def __call__(self, done: int, loss: Tensor) -> Tensor:
+        """Say which tasks stop: all or none."""
+        return torch.full_like(loss, done >= self.steps, dtype=torch.bool)
+
+
+@dataclass(frozen=True)
+class SwitchAtThreshold:
+    """Stop before the first inner step whose minibatch loss is below `loss`."""
+
+    loss: float
+
+    def __call__(self, done: int, loss: Tensor) -> Tensor:
+        """Say which tasks stop."""
+        return loss < self.loss

@@ -1,4 +1,4 @@
-"""The algorithm: Reptile and its relatives as outer rules, and schedules of ε.
+"""The algorithm: meta-steps, with Reptile and its relatives as outer rules.
 
 Every rule looks at the tasks of one meta-step and names a target; the outer step then
 moves φ a fraction ε of the way, φ ← φ + ε(target − φ)::
@@ -9,22 +9,25 @@ moves φ a fraction ε of the way, φ ← φ + ε(target − φ)::
     maml      φ − ∇ mean of L_query(φ̃ᵢ(φ)), through U      Finn et al. 2017
     joint     φ − ∇ mean of L_support(φ), no inner loop    joint training
 
-For the last three, ε is the outer learning rate.
+For the last three, ε is the outer learning rate. All vectors are in the kernel's order,
+and tasks are the first axis; φ may be [P], or [runs, P] for several runs side by side.
 """
 
-import math
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol, TypeVar
 
 import torch
 from torch import Tensor
-from torch.func import vmap
 
-from reptile_lib.engine import Adapted, Engine, Loss, adapt, gradient, map_tasks
-from reptile_lib.errors import UserError
-from reptile_lib.inner import Batch, InnerOptimizer, State, mean_state
+from reptile_lib.inner import InnerOptimizer, Moments, State, mean_state
+from reptile_lib.inner_loop import InnerLoop
 from reptile_lib.params import interpolate
-from reptile_lib.tasks import Episodes
+from reptile_lib.rng import TRAIN, draws
+from reptile_lib.schedules import Schedule
+from reptile_lib.tasks import Episodes, Tasks, in_parts, minibatches
+
+T = TypeVar("T")
 
 
 class Target(NamedTuple):
@@ -45,104 +48,49 @@ class Target(NamedTuple):
         return torch.stack([self.loss, steps.to(self.loss)])
 
 
-Rule = Callable[[Loss, Tensor, Episodes, InnerOptimizer, State | None, Engine], Target]
-"""rule(loss, phi, episodes, inner, state, engine) -> Target."""
+Rule = Callable[[InnerLoop, Tensor, Episodes, State | None], Target]
+"""rule(U, phi, tasks, state) -> Target."""
 
 
-def reptile(
-    loss: Loss,
-    phi: Tensor,
-    episodes: Episodes,
-    inner: InnerOptimizer,
-    state: State | None,
-    engine: Engine,
-) -> Target:
+def reptile(U: InnerLoop, phi: Tensor, tasks: Episodes, state: State | None) -> Target:
     """Target the mean of the adapted parameters; report the inner steps' loss."""
-    support, order, _ = episodes
-    return mean_end(adapt(loss, phi, support, order, inner, state, engine))
-
-
-def mean_end(adapted: Adapted) -> Target:
-    """Average what inner loops leave behind over the tasks, the first axis."""
-    return Target(
-        adapted.theta.mean(0),
-        mean_state(adapted.state),
-        adapted.losses.mean(),
-        adapted.steps.to(adapted.theta.dtype).mean(),
-    )
-
-
-def fomaml(
-    loss: Loss,
-    phi: Tensor,
-    episodes: Episodes,
-    inner: InnerOptimizer,
-    state: State | None,
-    engine: Engine,
-) -> Target:
-    """Step along the query gradient taken at φ̃, as if φ̃ did not depend on φ."""
-    support, order, query = episodes
-    adapted = adapt(loss, phi, support, order, inner, state, engine)
-    g, value = _mean_gradient(loss, adapted.theta, query, engine)
+    adapted = U(phi, tasks.support, tasks.order, state)
     steps = adapted.steps.to(phi.dtype).mean()
-    return Target(phi - g, mean_state(adapted.state), value, steps)
+    loss = adapted.losses.mean()
+    return Target(adapted.theta.mean(0), mean_state(adapted.state), loss, steps)
 
 
-def maml(
-    loss: Loss,
-    phi: Tensor,
-    episodes: Episodes,
-    inner: InnerOptimizer,
-    state: State | None,
-    engine: Engine,
-) -> Target:
+def fomaml(U: InnerLoop, phi: Tensor, tasks: Episodes, state: State | None) -> Target:
+    """Step along the query gradient taken at φ̃, as if φ̃ did not depend on φ."""
+    adapted = U(phi, tasks.support, tasks.order, state)
+    g, losses = U.gradient(adapted.theta, tasks.query)
+    steps = adapted.steps.to(phi.dtype).mean()
+    return Target(phi - g.mean(0), mean_state(adapted.state), losses.mean(), steps)
+
+
+def maml(U: InnerLoop, phi: Tensor, tasks: Episodes, state: State | None) -> Target:
     """Step along the gradient of the query loss through the inner steps."""
-    support, order, query = episodes
     start = phi.detach().requires_grad_()
+    adapted = U.differentiable(start, tasks.support, tasks.order, state)
     with torch.enable_grad():
-        adapted = adapt(
-            loss, start, support, order, inner, state, engine, differentiable=True
-        )
-        value = vmap(loss)(adapted.theta, query).mean()
-    (g,) = torch.autograd.grad(value, start)
+        losses = U.losses(adapted.theta, tasks.query)
+        (g,) = torch.autograd.grad(losses.mean(0).sum(), start)
     states = {name: value.detach() for name, value in adapted.state.items()}
     steps = adapted.steps.to(phi.dtype).mean()
-    return Target(phi - g, mean_state(states), value.detach(), steps)
+    return Target(phi - g, mean_state(states), losses.detach().mean(), steps)
 
 
-def joint(
-    loss: Loss,
-    phi: Tensor,
-    episodes: Episodes,
-    inner: InnerOptimizer,
-    state: State | None,
-    engine: Engine,
-) -> Target:
+def joint(U: InnerLoop, phi: Tensor, tasks: Episodes, state: State | None) -> Target:
     """Step along the mean support gradient at φ: train one model for all tasks."""
-    theta = phi.expand(len(episodes.order), -1)
-    g, value = _mean_gradient(loss, theta, episodes.support, engine)
-    return Target(phi - g, state, value)
-
-
-def _mean_gradient(
-    loss: Loss, theta: Tensor, batch: Batch, engine: Engine
-) -> tuple[Tensor, Tensor]:
-    """Mean over tasks of the gradient [P] and the loss [] at theta [n, P]."""
-    if engine == "stacked":
-        g, values = gradient(vmap(loss), theta, batch)
-        return g.mean(0), values.mean()
-
-    def one(theta: Tensor, x: Tensor, y: Tensor) -> Tensor:
-        return torch.cat([t.view(-1) for t in gradient(loss, theta, Batch(x, y))])
-
-    mean = map_tasks(one, engine, theta, *batch).mean(0)
-    return mean[:-1], mean[-1]
+    theta = phi.expand(*tasks.support.y.shape[: phi.dim()], -1)
+    g, losses = U.gradient(theta, tasks.support)
+    return Target(phi - g.mean(0), state, losses.mean())
 
 
 def outer_step(
     phi: Tensor,
     target: Tensor,
-    epsilon: float,
+    epsilon: float | Tensor,
     outer: InnerOptimizer | None = None,
     state: State | None = None,
 ) -> tuple[Tensor, State | None]:
@@ -154,7 +102,7 @@ def outer_step(
     Args:
         phi: [P].
         target: [P].
-        epsilon: ε.
+        epsilon: ε, a number or what broadcasts with φ.
         outer: an optimiser, or None.
         state: its state, or None before the first step.
 
@@ -167,27 +115,195 @@ def outer_step(
     return interpolate(phi, target, epsilon), state
 
 
-Schedule = Callable[[float], float]
-"""Share of the meta-steps done, in [0, 1) -> ε."""
+class MetaState(NamedTuple):
+    """Where training stands; replaced as a whole, so never half-updated."""
+
+    phi: Tensor
+    """[P]"""
+    inner_state: State | None
+    """Mean over the tasks of the last meta-step."""
+    outer_state: State | None
+    """Of the outer optimiser, if there is one."""
+    meta_step: int
+    """Meta-steps done."""
+
+    def map(self, act: Callable[[Tensor], Tensor]) -> "MetaState":
+        """Apply `act` to every tensor."""
+        inner, outer = (
+            state and {name: act(value) for name, value in state.items()}
+            for state in (self.inner_state, self.outer_state)
+        )
+        return MetaState(act(self.phi), inner, outer, self.meta_step)
 
 
-def constant(epsilon: float) -> Schedule:
-    """Keep ε as it is."""
-    return linear(epsilon, epsilon)
+@dataclass(frozen=True)
+class Training:
+    """What the meta-steps of a run have in common."""
+
+    U: InnerLoop
+    rule: Rule
+    tasks: Tasks
+    team: "Team"
+    inner_steps: int
+    inner_batch: int | None
+    meta_steps: int
+    meta_batch: int
+    epsilon: Schedule
+    seed: int
+    outer: InnerOptimizer | None = None
+    moments: Moments = "carry"
+    one_a_core: bool = False
+    """Whether each task keeps a core busy; several processes may then cut tasks."""
+    at_once: int = 256
+    """Tasks drawn, and held, at a time: bounds memory, and how late a NaN is noticed."""
+
+    def drawn(self, steps: range, now: MetaState) -> Iterator[Iterator[Episodes]]:
+        """Yield for each meta-step this process's tasks, in parts."""
+
+        def sample(steps: range, some: range) -> Episodes:
+            who = draws(self.seed, TRAIN, steps, some, now.phi.device)
+            found = self.tasks.sample(who).map(
+                lambda t: t.to(now.phi) if t.is_floating_point() else t
+            )
+            if len(found.order):
+                return found
+            return minibatches(found, who, self.inner_steps, self.inner_batch)
+
+        return in_parts(sample, steps, self.team.share(self), self.at_once)
 
 
-def linear(start: float, end: float) -> Schedule:
-    """Move ε from `start` to `end` in equal steps; the paper's schedule is 1 to 0."""
-    for epsilon in (start, end):
-        if not math.isfinite(epsilon) or epsilon < 0:
-            raise UserError(f"epsilon = {epsilon}; give a number that is not negative")
-    return lambda done: start + done * (end - start)
+class Team(Protocol):
+    """Those who share the tasks of a meta-step: one process, or several."""
+
+    @property
+    def rank(self) -> int:
+        """Which process this is."""
+        ...
+
+    @property
+    def size(self) -> int:
+        """How many there are."""
+        ...
+
+    def share(self, run: Training) -> range:
+        """Return which tasks of a meta-batch are this process's."""
+        ...
+
+    def target(
+        self,
+        run: Training,
+        phi: Tensor,
+        state: State | None,
+        parts: Iterator[Episodes],
+    ) -> Target:
+        """Ask the rule about each part of a meta-batch, and average over all tasks."""
+        ...
+
+    def portion(self, count: int) -> range:
+        """Return which of `count` things are this process's."""
+        ...
+
+    def gather(self, values: Tensor) -> Tensor:
+        """Join the rows of all processes, in their order."""
+        ...
+
+    def first_alone(self, act: Callable[[], T]) -> T:
+        """Let the first process act and return what it did; if it fails, all raise."""
+        ...
+
+    def agree(self, value: T) -> T:
+        """Return the first process's value."""
+        ...
 
 
-def cosine(start: float, end: float) -> Schedule:
-    """Move ε from `start` to `end` along half a cosine, slowly at both ends.
+class Alone:
+    """The team of one process."""
 
-    Loshchilov & Hutter 2017, without their restarts.
+    rank, size = 0, 1
+
+    def share(self, run: Training) -> range:
+        """Return all tasks of a meta-batch."""
+        return range(run.meta_batch)
+
+    def target(
+        self,
+        run: Training,
+        phi: Tensor,
+        state: State | None,
+        parts: Iterator[Episodes],
+    ) -> Target:
+        """Ask the rule about each part of a meta-batch, and average."""
+        found = [(len(p.order), run.rule(run.U, phi, p, state)) for p in parts]
+        return weighted_mean(found, run.meta_batch)
+
+    def portion(self, count: int) -> range:
+        """Return all."""
+        return range(count)
+
+    def gather(self, values: Tensor) -> Tensor:
+        """Return the values."""
+        return values
+
+    def first_alone(self, act: Callable[[], T]) -> T:
+        """Act."""
+        return act()
+
+    def agree(self, value: T) -> T:
+        """Return the value."""
+        return value
+
+
+def weighted_mean(
+    found: list[tuple[int, Target]],
+    count: int,
+    add_up: Callable[[list[Tensor]], list[Tensor]] = list,
+) -> Target:
+    """Average targets over the tasks of a meta-batch.
+
+    Args:
+        found: targets, each with the number of tasks that it is the mean of, or with 1
+            if it is their sum.
+        count: tasks of the whole meta-batch.
+        add_up: sums each tensor over all processes.
     """
-    line = linear(start, end)
-    return lambda done: line((1 - math.cos(math.pi * done)) / 2)
+    (weight, target), *_ = found
+    if weight == count:
+        return target
+    names = list(target.state or {})
+
+    def vectors(t: Target) -> list[Tensor]:
+        watched = [t.loss] if t.steps is None else [t.loss, t.steps]
+        state = t.state or {}
+        return [
+            t.phi,
+            *(state[name] for name in names),
+            *(w.to(t.phi) for w in watched),
+        ]
+
+    sums = [weight * value for value in vectors(target)]
+    for weight, more in found[1:]:
+        pairs = zip(sums, vectors(more), strict=True)
+        sums = [total + weight * value for total, value in pairs]
+    phi, *rest = (value / count for value in add_up(sums))
+    states, watched = rest[: len(names)], rest[len(names) :]
+    state = dict(zip(names, states, strict=True)) if target.state is not None else None
+    return Target(phi, state, *watched)
+
+
+def meta_steps(
+    run: Training, now: MetaState, steps: range
+) -> Iterator[tuple[MetaState, Target]]:
+    """Do meta-steps without waiting for the device; yield where each one leads.
+
+    With `meta_batch` = 1 and the rule `reptile` this is algorithm 1 of Nichol et al.
+    2018 (serial), with more tasks a meta-step algorithm 2 (batched).
+    """
+    for step, tasks in zip(steps, run.drawn(steps, now), strict=True):
+        state = now.inner_state if run.moments == "carry" else None
+        target = run.team.target(run, now.phi, state, tasks)
+        epsilon = run.epsilon(step / run.meta_steps)
+        phi, outer = outer_step(
+            now.phi, target.phi, epsilon, run.outer, now.outer_state
+        )
+        now = MetaState(phi, target.state, outer, step + 1)
+        yield now, target

@@ -70,9 +70,11 @@ def unravel(phi: Tensor, layout: Layout) -> dict[str, Tensor]:
     }
 
 
-def interpolate(phi: Tensor, target: Tensor, epsilon: float) -> Tensor:
+def interpolate(phi: Tensor, target: Tensor, epsilon: float | Tensor) -> Tensor:
     """Return φ + ε(target − φ), the outer step of Reptile (Nichol et al., algorithm 1).
 
-    ε = 0 gives `phi` and ε = 1 gives `target`, both exactly.
+    ε = 0 gives `phi` and ε = 1 gives `target`, both exactly. A tensor ε must broadcast
+    with φ: [P] for one a weight, [runs, 1] for one a run.
     """
-    return torch.lerp(phi, target, epsilon)
+    weight = epsilon.to(phi) if isinstance(epsilon, Tensor) else epsilon
+    return torch.lerp(phi, target, weight)

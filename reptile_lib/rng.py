@@ -21,6 +21,8 @@ MASK = 0xFFFFFFFF
 # What numbers are drawn for. Streams never meet, whatever the seed.
 TRAIN, VALIDATE, TEST = 0, 1, 2
 
+ORDER = 2  # the slot for a task's minibatches; task distributions leave it alone
+
 
 def philox(counter: tuple[Tensor, ...], key: tuple[int, int]) -> tuple[Tensor, ...]:
     """Hash four counter words under a two-word key into four random words.

@@ -1,8 +1,9 @@
 """What a task is, and the task distributions of the book.
 
-A distribution has one method, `sample`: given who the tasks are, it returns their data
-as stacked tensors on its device. Sine waves and few-shot classification are here,
-quadratic bowls in `quadratics`; any object with such a method will do.
+A distribution has two methods: `to` moves its data to a device, and `sample` returns
+the tasks that `Draws` names, as stacked tensors. Sine waves, few-shot classification
+and groups of rows are here, quadratic bowls in `theory.quadratics`; any object with
+these methods will do.
 """
 
 import math
@@ -13,10 +14,22 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from reptile_lib.data.classes import Classes
 from reptile_lib.errors import UserError
-from reptile_lib.inner import Batch
-from reptile_lib.rng import Draws
+from reptile_lib.examples import Examples, Inputs, each
+from reptile_lib.rng import ORDER, TEST, Draws, draws
+
+
+class Batch(NamedTuple):
+    """Examples and what to answer, of one task or stacked on a leading task axis."""
+
+    x: Inputs
+    """``[..., examples, *shape]``; a tuple of such where a model takes several."""
+    y: Tensor
+    """``[..., examples]`` or ``[..., examples, *shape]``"""
+
+    def map(self, act: Callable[[Tensor], Tensor]) -> "Batch":
+        """Apply `act` to every tensor."""
+        return Batch(each(act, self.x), act(self.y))
 
 
 class Episodes(NamedTuple):
@@ -24,19 +37,17 @@ class Episodes(NamedTuple):
 
     support: Batch
     """[m, S, ...]: what the inner loop learns from."""
-    order: Tensor
-    """[m, k, b]: which support examples make up each minibatch."""
     query: Batch
     """[m, Q, ...]: held out, to measure what was learnt."""
+    order: Tensor = torch.empty(0, 0, 0, dtype=torch.int64)
+    """[m, k, b]: which support examples make up each minibatch.
 
-    def part(self, tasks: slice) -> "Episodes":
-        """Return some of the tasks."""
-        (x, y), order, (query_x, query_y) = self
-        return Episodes(
-            Batch(x[tasks], y[tasks]),
-            order[tasks],
-            Batch(query_x[tasks], query_y[tasks]),
-        )
+    The learner cuts them (`minibatches`), unless the distribution has done it.
+    """
+
+    def map(self, act: Callable[[Tensor], Tensor]) -> "Episodes":
+        """Apply `act` to every tensor."""
+        return Episodes(self.support.map(act), self.query.map(act), act(self.order))
 
 
 class Tasks(Protocol):
@@ -46,14 +57,54 @@ class Tasks(Protocol):
         """Return the distribution with its data on `device`."""
         ...
 
-    def sample(
-        self, draws: Draws, inner_steps: int, inner_batch: int | None
-    ) -> Episodes:
-        """Return the tasks of `draws`, on the device of `draws`.
+    def sample(self, draws: Draws) -> Episodes:
+        """Return the tasks of `draws`, on the device of `draws`, without minibatches.
 
-        `inner_batch` examples a minibatch; None means all of them (full batch).
+        The slot `rng.ORDER` of `draws` is for the minibatches.
         """
         ...
+
+
+def minibatches(
+    episodes: Episodes, draws: Draws, inner_steps: int, inner_batch: int | None
+) -> Episodes:
+    """Cut reshuffled passes over the support sets into minibatches.
+
+    As the Reptile authors' code does: examples are drawn without replacement, the order
+    is shuffled anew whenever it runs out, and a minibatch may span that seam. None for
+    `inner_batch` takes all examples in every step (full batch).
+    """
+    size = episodes.support.y.shape[1]
+    b = size if inner_batch is None else inner_batch
+    _positive(inner_batch=b)
+    passes = -(-inner_steps * b // size)
+    orders = draws.permutations(ORDER, passes, size).flatten(1)
+    order = orders[:, : inner_steps * b].reshape(len(orders), inner_steps, b)
+    return episodes._replace(order=order)
+
+
+def draw(
+    tasks: Tasks,
+    count: int = 1,
+    seed: int = 0,
+    *,
+    stream: int = TEST,
+    inner_steps: int = 0,
+    inner_batch: int | None = None,
+) -> Episodes:
+    """Draw `count` tasks on the CPU, to look at; `fit` and `evaluate` draw their own.
+
+    Args:
+        tasks: the distribution.
+        count: how many.
+        seed: which ones; those of `evaluate` with this seed.
+        stream: `rng.TRAIN`, `VALIDATE` or `TEST`.
+        inner_steps: k, minibatches a task.
+        inner_batch: examples a minibatch; None takes the whole support set.
+    """
+    cpu = torch.device("cpu")
+    who = draws(seed, stream, range(1), range(count), cpu)
+    return minibatches(tasks.to(cpu).sample(who), who, inner_steps, inner_batch)
 
 
 def in_parts(
@@ -71,29 +122,18 @@ def in_parts(
         for each meta-step, its tasks in parts.
     """
     n = len(tasks)
-    if n * len(steps) <= at_most:
-        episodes = sample(steps, tasks)
-        for i in range(len(steps)):
-            yield iter([episodes.part(slice(i * n, (i + 1) * n))])
+    if n > at_most:
+        for step in steps:
+            some = (tasks[i : i + at_most] for i in range(0, n, at_most))
+            yield (sample(range(step, step + 1), few) for few in some)
         return
-    for step in steps:
-        some = (tasks[i : i + at_most] for i in range(0, n, at_most))
-        yield (sample(range(step, step + 1), few) for few in some)
-
-
-def minibatch_order(
-    draws: Draws, slot: int, size: int, inner_steps: int, inner_batch: int | None
-) -> Tensor:
-    """Cut reshuffled passes over `size` examples into minibatches, [m, k, b].
-
-    As the Reptile authors' code does: examples are drawn without replacement, the order
-    is shuffled anew whenever it runs out, and a minibatch may span that seam.
-    """
-    b = size if inner_batch is None else inner_batch
-    _positive(inner_batch=b)
-    passes = -(-inner_steps * b // size)
-    orders = draws.permutations(slot, passes, size).flatten(1)
-    return orders[:, : inner_steps * b].reshape(len(orders), inner_steps, b)
+    together = max(1, at_most // max(1, n))
+    for first in range(steps.start, steps.stop, together):
+        chunk = range(first, min(first + together, steps.stop))
+        episodes = sample(chunk, tasks)
+        for i in range(len(chunk)):
+            rows = slice(i * n, (i + 1) * n)
+            yield iter([episodes.map(lambda t, rows=rows: t[rows])])  # type: ignore[misc]
 
 
 def _positive(**counts: int) -> None:
@@ -121,28 +161,19 @@ class Sine:
         """Return itself: there is no data to move."""
         return self
 
-    def sample(
-        self, draws: Draws, inner_steps: int, inner_batch: int | None
-    ) -> Episodes:
+    def sample(self, draws: Draws) -> Episodes:
         """Return tasks with x and y of shape [m, points, 1]."""
         a, b = draws.uniform(0, 2, 1, 1).unbind(1)  # [m, 1, 1]
         a, b = 0.1 + 4.9 * a, 2 * math.pi * b
         support_x = 10 * draws.uniform(1, self.points, 1) - 5
         grid = torch.linspace(-5, 5, self.query_points, dtype=a.dtype, device=a.device)
         query_x = grid[:, None].expand(len(a), -1, -1)
-        order = minibatch_order(draws, 2, self.points, inner_steps, inner_batch)
         dtype = torch.get_default_dtype()
         support, query = (
             Batch(x.to(dtype), (a * torch.sin(x + b)).to(dtype))
             for x in (support_x, query_x)
         )
-        return Episodes(support, order, query)
-
-
-def quadratic_loss(theta: Tensor, batch: Batch) -> Tensor:
-    """Return ½ (θ − w)ᵀ H (θ − w) for θ [d], averaged over H [b, d, d], w [b, d]."""
-    off = theta - batch.y
-    return 0.5 * torch.einsum("bi,bij,bj->b", off, batch.x, off).mean()
+        return Episodes(support, query)
 
 
 @dataclass(frozen=True)
@@ -154,7 +185,7 @@ class FewShotTasks:
     scaled to [0, 1]; ink is 0, as in the Reptile authors' code.
     """
 
-    classes: Classes
+    classes: Examples
     ways: int
     shots: int
     query_shots: int = 1
@@ -162,40 +193,104 @@ class FewShotTasks:
     def __post_init__(self) -> None:
         """Raise UserError if the classes or their examples do not suffice."""
         _positive(ways=self.ways, shots=self.shots, query_shots=self.query_shots)
-        count, examples = self.classes.images.shape[:2]
+        if not isinstance(self.classes, Examples):
+            raise UserError(
+                f"classes are a {type(self.classes).__name__}; give Examples, such as"
+                ' load("glyphs").train'
+            )
+        count, fewest = len(self.classes), min(self.classes.counts)
         if self.ways > count:
             raise UserError(
                 f"ways = {self.ways}, but there are {count} classes; ask for at most"
                 f" {count} ways"
             )
-        if self.shots + self.query_shots > examples:
+        if self.shots + self.query_shots > fewest:
             raise UserError(
                 f"shots = {self.shots} and query_shots = {self.query_shots}, but a"
-                f" class has {examples} examples; ask for at most {examples} together"
+                f" class has {fewest} examples; ask for at most {fewest} together"
             )
 
     def to(self, device: torch.device) -> "FewShotTasks":
-        """Return the tasks with their images on `device`."""
-        images = self.classes.images.to(device)
-        return replace(self, classes=replace(self.classes, images=images))
+        """Return the tasks with their examples on `device`."""
+        return replace(self, classes=self.classes.to(device))
 
-    def sample(
-        self, draws: Draws, inner_steps: int, inner_batch: int | None
-    ) -> Episodes:
-        """Return tasks with x [m, ways·shots, channels, h, w] and labels y."""
-        images = self.classes.images
-        count, examples = images.shape[:2]
-        chosen = draws.distinct(0, self.ways, count)  # [m, ways]
-        which = draws.permutations(1, self.ways, examples)  # [m, ways, examples]
-        labels = torch.arange(self.ways, device=images.device)
+    def sample(self, draws: Draws) -> Episodes:
+        """Return tasks with x [m, ways·shots, ...] and labels y [m, ways·shots]."""
+        it, device = self.classes, draws.device
+        counts = torch.tensor(it.counts, device=device)
+        chosen = draws.distinct(0, self.ways, len(it))[..., None]  # [m, ways, 1]
+        order = draws.uniform(1, self.ways, max(it.counts))
+        if len(set(it.counts)) > 1:  # examples that a class does not have come last
+            absent = torch.arange(max(it.counts), device=device) >= counts[chosen]
+            order = order + absent
+        which = order.argsort(-1) + (counts.cumsum(0) - counts)[chosen]
+        labels = torch.arange(self.ways, device=device)
 
         def batch(which: Tensor) -> Batch:
-            x = images[chosen[..., None], which].flatten(1, 2)
-            y = labels.repeat_interleave(which.shape[2]).expand(len(x), -1)
-            return Batch(x.to(torch.get_default_dtype()).div_(255), y)
+            rows = which.flatten(1)
+            y = labels.repeat_interleave(which.shape[2]).expand(len(rows), -1)
+            return Batch(it.to_input(each(lambda x: x[rows], it.pool)), y)
 
-        support = batch(which[..., : self.shots])
-        query = batch(which[..., self.shots : self.shots + self.query_shots])
-        size = self.ways * self.shots
-        order = minibatch_order(draws, 2, size, inner_steps, inner_batch)
-        return Episodes(support, order, query)
+        last = self.shots + self.query_shots
+        support, query = which[..., : self.shots], which[..., self.shots : last]
+        return Episodes(batch(support), batch(query))
+
+
+@dataclass(frozen=True)
+class GroupTasks:
+    """Tasks that are groups of rows: the ratings of a user, the days of a machine.
+
+    Each task is one group, drawn with equal chances; `shots` of its rows, at random, are
+    its support set and `query_shots` others its query set.
+
+    Args:
+        x: ``[rows, *shape]``, or a tuple of such.
+        y: ``[rows]`` labels, or ``[rows, *shape]`` values to predict.
+        group: int64 [rows], the group of each row.
+        shots: support rows a task.
+        query_shots: query rows a task.
+    """
+
+    x: Inputs
+    y: Tensor
+    group: Tensor
+    shots: int
+    query_shots: int = 1
+
+    def __post_init__(self) -> None:
+        """Raise UserError if rows do not fit together, or a group has too few."""
+        _positive(shots=self.shots, query_shots=self.query_shots)
+        xs = self.x if isinstance(self.x, tuple) else (self.x,)
+        rows = [len(t) for t in (*xs, self.y, self.group)]
+        if len(set(rows)) != 1 or self.group.dim() != 1 or not rows[0]:
+            raise UserError(f"x, y and group have {rows} rows; give one of each a row")
+        names, counts = self.group.unique(return_counts=True)
+        least = self.shots + self.query_shots
+        if (counts < least).any():
+            small = int(counts.argmin())
+            raise UserError(
+                f"group {names[small].item()} has {counts[small].item()} rows; leave out"
+                f" groups of fewer than shots + query_shots = {least}"
+            )
+
+    def to(self, device: torch.device) -> "GroupTasks":
+        """Return the tasks with their rows on `device`."""
+        x, y, group = each(lambda t: t.to(device), self.x), self.y, self.group
+        return replace(self, x=x, y=y.to(device), group=group.to(device))
+
+    def sample(self, draws: Draws) -> Episodes:
+        """Return tasks with x [m, shots, ...] and y [m, shots, ...]."""
+        _, counts = self.group.unique(return_counts=True)
+        by_group = self.group.argsort(stable=True)
+        chosen = (draws.uniform(0, 1) * len(counts)).long()  # [m, 1]
+        order = draws.uniform(1, int(counts.max()))
+        order = order + (
+            torch.arange(len(order[0]), device=draws.device) >= counts[chosen]
+        )
+        starts = (counts.cumsum(0) - counts)[chosen]
+        rows = by_group[starts + order.argsort(1)[:, : self.shots + self.query_shots]]
+
+        def batch(rows: Tensor) -> Batch:
+            return Batch(each(lambda t: t[rows], self.x), self.y[rows])
+
+        return Episodes(batch(rows[:, : self.shots]), batch(rows[:, self.shots :]))

@@ -3,10 +3,10 @@
 import inspect
 
 from reptile_lib.data import glyphs, omniglot
-from reptile_lib.data.classes import Classes, Splits
 from reptile_lib.errors import UserError
+from reptile_lib.examples import Examples, Splits
 
-__all__ = ["DATASETS", "Classes", "Splits", "load"]
+__all__ = ["DATASETS", "Examples", "Splits", "load"]
 
 DATASETS = {"glyphs": glyphs.load, "omniglot": omniglot.load}
 

@@ -8,7 +8,7 @@ letter of one split looks like a letter of another, not even turned by 90 degree
 from pathlib import Path
 
 from reptile_lib.data import packed
-from reptile_lib.data.classes import Splits
+from reptile_lib.examples import Splits
 
 FILE = Path(__file__).with_name("glyphs.npz")
 SHA256 = "fb842a11a989d1fe7fa7af545b6dfef42b915c45777e33a42c7258b75fd18e56"

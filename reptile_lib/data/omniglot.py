@@ -24,9 +24,9 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from reptile_lib.data import packed
-from reptile_lib.data.classes import Classes, Splits
 from reptile_lib.errors import UserError
-from reptile_lib.files import written_whole
+from reptile_lib.examples import Examples, Splits
+from reptile_lib.storage.files import written_whole
 
 SHA256 = "dad0dcd1bea0d6fa00631c3eaa42cfd139eeeddef4dfc3bdfd15f88fd0556445"
 ZIPS = ("images_background", "images_evaluation")
@@ -55,7 +55,7 @@ def load(seed: int = 0, val_classes: int = 0) -> Splits:
     order = list(range(CHARACTERS))
     random.Random(seed).shuffle(order)
 
-    def part(rows: list[int]) -> Classes:
+    def part(rows: list[int]) -> Examples:
         return packed.to_classes([names[row] for row in rows], bits[rows])
 
     cut = TRAIN - val_classes

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from reptile_lib.data.classes import Classes
 from reptile_lib.errors import UserError
+from reptile_lib.examples import Examples
 
 SIDE = 28  # pixels a side
 
@@ -59,8 +59,8 @@ def read(path: Path, sha256: str) -> tuple[tuple[str, ...], NDArray[np.uint8]]:
     return names, bits
 
 
-def to_classes(names: Sequence[str], bits: NDArray[np.uint8]) -> Classes:
+def to_classes(names: Sequence[str], bits: NDArray[np.uint8]) -> Examples:
     """Return packed drawings as classes of one-channel pictures of 0 and 255."""
     pixels = np.unpackbits(bits, axis=-1) * np.uint8(255)
     images = torch.from_numpy(pixels.reshape(*bits.shape[:2], 1, SIDE, SIDE))
-    return Classes(images, tuple(names))
+    return Examples(images, tuple(names))

@@ -1,0 +1,1 @@
+"""What makes the book: recorded rows, tables, plots, films, notebooks."""

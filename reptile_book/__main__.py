@@ -1,0 +1,71 @@
+"""`python -m reptile_book`: run a row of the book's tables again.
+
+::
+
+    python -m reptile_book reproduce glyphs-5way --budget short
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from reptile_book import records, reproduce, rows, sine_row
+from reptile_lib.errors import UserError
+from reptile_lib.parallel.team import say
+from reptile_lib.runs.cli import command, execute, several_processes
+from reptile_lib.runs.settings import Settings
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run a command; return 0, 2 for a user's mistake, or 130 for Ctrl-C."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    return execute(main, _parser().parse_args(arguments), arguments)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m reptile_book", description=__doc__)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    again = command(commands, "reproduce", _reproduce, "run a row of the book's tables")
+    again.add_argument("row", help=f"one of {', '.join(rows.ROWS)}")
+    several_processes(again, _settings)
+    again.add_argument("--seeds", default="0", help="comma-separated (0)")
+    again.add_argument(
+        "--budget",
+        choices=["full", "short"],
+        default="full",
+        help="the paper's training, or 1,000 meta-steps and 1,000 test tasks (full)",
+    )
+    again.add_argument(
+        "--results", type=Path, default=Path("results"), help="folder (results)"
+    )
+    return parser
+
+
+def _settings(options: argparse.Namespace) -> Settings | None:
+    """Return what tells how long a run is; sine is short."""
+    if options.row == "sine":
+        return None
+    return rows.settings(options.row, options.budget, 0)
+
+
+def _reproduce(options: argparse.Namespace) -> records.Record:
+    try:
+        seeds = [int(seed) for seed in options.seeds.split(",")]
+    except ValueError as error:
+        raise UserError(f"--seeds {options.seeds}: give numbers like 0,1,2") from error
+    where = options.budget, options.results
+    if len(seeds) > 1:  # a stopped command goes on with those that are left
+        done = [s for s in seeds if reproduce.is_recorded(options.row, s, *where)]
+        if done and (left := [s for s in seeds if s not in done]):
+            say(f"recorded already: {', '.join(f'seed-{seed}' for seed in done)}")
+            seeds = left
+    how = {"device": options.device, "progress": not options.quiet}
+    if options.row == "sine":
+        sine_row.train_together(seeds, *where, **how)
+    made = [reproduce.reproduce(options.row, seed, *where, **how) for seed in seeds]
+    return {"records": made}
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,101 @@
+"""The rows of the book's result tables: what each one trains, and for how long."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from reptile_lib.errors import UserError
+from reptile_lib.runs.settings import Json, Settings, complete
+
+Budget = Literal["full", "short"]
+
+Changes = Mapping[str, Json]
+"""Settings that differ from the defaults."""
+
+# Glyphs have no published row to follow; a tenth of Omniglot's training is enough.
+ROWS: dict[str, Changes] = {
+    "glyphs-5way": {"data": "glyphs", "meta_steps": 10_000},
+    "omniglot-5way": {"data": "omniglot"},
+    "omniglot-20way": {"data": "omniglot", "ways": 20},
+    "sine": {},
+}
+# Two studies train once more: what becomes of Adam's moments, and of rounded products.
+STUDIES: dict[str, Changes] = {
+    "reset": {"moments": "reset"},
+    "bf16": {"precision": "bf16"},
+}
+ROWS |= {
+    f"{row}-{study}": {**ROWS[row], **changed}
+    for row in ("glyphs-5way", "omniglot-5way")
+    for study, changed in STUDIES.items()
+}
+BUDGETS: dict[Budget, Changes] = {
+    "full": {"eval_tasks": 10_000},
+    "short": {"eval_tasks": 1_000, "meta_steps": 1_000},
+}
+
+
+@dataclass(frozen=True)
+class SineSettings:
+    """How the sine row is trained and scored.
+
+    One task a meta-step; the network, the range of tasks and 32 steps on 10 points are
+    those of Nichol et al. 2018, section 4.1; the rest is ours.
+    """
+
+    sizes: tuple[int, ...] = (1, 64, 64, 1)
+    train_points: int = 50
+    inner_steps: int = 10
+    inner_batch: int = 10
+    lr: float = 0.02
+    meta_batch: int = 1
+    meta_steps: int = 30_000
+    epsilon: float = 1.0
+    epsilon_final: float = 0.0
+    points: int = 10
+    eval_steps: int = 32
+    eval_tasks: int = 10_000
+    seed: int = 0
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the settings by name, for JSON."""
+        return asdict(self) | {"sizes": list(self.sizes)}
+
+
+SHOTS = (1, 5)
+
+
+def _changes(row: str, budget: Budget, seed: int) -> dict[str, Any]:
+    if row not in ROWS:
+        raise UserError(f"unknown row {row!r}; choose one of {', '.join(ROWS)}")
+    return {**ROWS[row], **BUDGETS[budget], "seed": seed}
+
+
+def settings(row: str, budget: Budget, seed: int) -> Settings:
+    """Return the settings of a few-shot row.
+
+    Raises:
+        UserError: there is no such row.
+    """
+    return complete(_changes(row, budget, seed))
+
+
+def sine_settings(budget: Budget, seed: int) -> SineSettings:
+    """Return the settings of the sine row."""
+    return SineSettings(**_changes("sine", budget, seed))
+
+
+def config(row: str, budget: Budget, seed: int) -> dict[str, Any]:
+    """Return the settings of any row as JSON values.
+
+    Raises:
+        UserError: there is no such row.
+    """
+    if row == "sine":
+        return sine_settings(budget, seed).as_dict()
+    return settings(row, budget, seed).as_dict()
+
+
+def row_name(row: str, budget: Budget) -> str:
+    """Return the name of a row's folder; a short budget makes a row of its own."""
+    return row if budget == "full" else f"{row}-{budget}"

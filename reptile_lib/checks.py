@@ -1,0 +1,81 @@
+"""Whether a model, an inner optimiser and tasks go together: asked before any step."""
+
+import torch
+from torch import Tensor, nn
+
+from reptile_lib.errors import UserError
+from reptile_lib.examples import each
+from reptile_lib.inner import InnerOptimizer
+from reptile_lib.kernel import Kernel
+from reptile_lib.rng import TRAIN, draws
+from reptile_lib.tasks import Tasks
+
+
+def check_model(model: nn.Module) -> None:
+    """Raise UserError for a model that keeps running statistics."""
+    for name, module in model.named_modules():
+        if getattr(module, "running_mean", None) is not None:
+            raise UserError(
+                f"{name!r} keeps running statistics, which tasks would mix up;"
+                " build it with track_running_stats=False"
+            )
+
+
+def check_optimizer(name: str, given: object) -> None:
+    """Raise UserError unless an argument is an inner optimiser."""
+    if not isinstance(given, InnerOptimizer):
+        raise UserError(
+            f"{name} = {given!r} is no inner optimiser; give one of sgd(lr),"
+            " momentum(lr), adam(lr), gd(lr)"
+        )
+
+
+def check_tasks(kernel: Kernel, phi: Tensor, tasks: Tasks) -> None:
+    """Raise UserError unless the model takes two tasks and answers as they ask.
+
+    Args:
+        kernel: of the model.
+        phi: [P], in the kernel's order.
+        tasks: the distribution.
+    """
+    if not hasattr(tasks, "sample"):
+        raise UserError(
+            f"tasks are a {type(tasks).__name__}; give a task distribution, such as"
+            ' FewShotTasks(load("glyphs").train, ways=5, shots=1)'
+        )
+    who = draws(0, TRAIN, range(1), range(2), phi.device)
+    x, y = tasks.sample(who).support
+    # two examples of one task, as floats of the parameters' type
+    few = each(lambda t: t[:1, :2].to(phi) if t.is_floating_point() else t[:1, :2], x)
+    try:
+        with torch.no_grad():
+            once, again = (kernel.outputs(phi[None], few)[0] for _ in range(2))
+    except (RuntimeError, ValueError, TypeError, IndexError, AttributeError) as error:
+        shapes = [list(t.shape[2:]) for t in (few if isinstance(few, tuple) else [few])]
+        raise UserError(
+            f"the model does not take the tasks' examples {', '.join(map(str, shapes))};"
+            " build it for them, with a tensor [examples, ...] for its answer"
+            f" ({str(error).splitlines()[0]})"
+        ) from error
+    if not torch.allclose(once, again, rtol=1e-2, atol=1e-3, equal_nan=True):
+        raise UserError(
+            "the model gives two answers to one question (dropout?), which would not be"
+            " repeatable; call model.eval(), or build it without"
+        )
+    if not y.is_floating_point() and y.dim() == 2 and once.dim() == 2:
+        answers, ways = once.shape[-1], getattr(tasks, "ways", None)
+        if ways not in (None, answers):
+            raise UserError(
+                f"the model tells {answers} classes apart, the tasks have {ways}"
+                " ways; build the model and the tasks with the same number"
+            )
+        if (highest := int(y.max())) >= answers:
+            raise UserError(
+                f"the tasks have a label {highest}, but the model tells {answers}"
+                f" classes apart; labels are 0 to {answers - 1}"
+            )
+    if y.is_floating_point() and once.dim() == y.dim() and once.shape[-1] == 1:
+        raise UserError(
+            f"the model answers {list(once.shape[1:])} for an example, the tasks ask for"
+            " a number; give y[..., None], or the two would be spread over each other"
+        )

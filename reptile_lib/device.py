@@ -1,0 +1,67 @@
+"""The device that computes, and its memory."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from reptile_lib.errors import UserError
+
+
+def find_device(name: str | torch.device) -> torch.device:
+    """Resolve a device name; "auto" is CUDA where present, else the CPU.
+
+    Raises:
+        UserError: CUDA is asked for and absent, or there is no such device.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        known = device.type in ("cpu", "cuda")
+    except RuntimeError:
+        known = False
+    if not known:
+        raise UserError(f"cannot compute on device {name!r}; try auto, cpu or cuda")
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise UserError(
+            f"device {str(device)!r} was asked for, but torch finds no CUDA GPU;"
+            " use --device cpu, or auto"
+        )
+    count = torch.cuda.device_count()
+    if device.type == "cuda" and device.index and device.index >= count:
+        raise UserError(
+            f"device {str(device)!r} was asked for, but there are"
+            f" {count}, counted from 0"
+        )
+    return device
+
+
+@contextmanager
+def memory_told(meta_batch: int) -> Iterator[None]:
+    """Turn an error for lack of memory into a UserError that says what to change."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        # On a CPU torch raises a plain RuntimeError.
+        known = isinstance(error, MemoryError | torch.OutOfMemoryError)
+        if not known and "DefaultCPUAllocator" not in str(error):
+            raise
+        failure = UserError(
+            f"meta_batch = {meta_batch}: too little memory for the tasks that are held"
+            " at a time; lower it, or inner_batch, or, on a CPU, take engine ="
+            ' "threads"'
+        )
+        failure.alone = True
+        raise failure from error
+
+
+def peak_memory_mb(device: torch.device) -> float:
+    """Return the most memory this process has held so far, on `device`, in MB."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 1e6
+    import resource  # POSIX only
+    import sys
+
+    unit = 1e6 if sys.platform == "darwin" else 1e3  # bytes there, kilobytes on Linux
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit

@@ -1,0 +1,258 @@
+"""Few-shot evaluation: adapt to new tasks, then count right answers.
+
+Batch norm uses the statistics of the batch at hand, so it matters which queries are
+shown together (Nichol et al. 2018, section 6.1):
+
+- transductive: one forward pass over all queries of a task, which lets information
+  about them flow through the normalisation;
+- non-transductive: each query alone, together with the whole support set.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import NamedTuple, Protocol, get_args
+
+import torch
+from torch import Tensor
+
+from reptile_lib.checks import check_tasks
+from reptile_lib.errors import UserError
+from reptile_lib.examples import Inputs
+from reptile_lib.inner import InnerOptimizer, Moments, State
+from reptile_lib.inner_loop import InnerLoop
+from reptile_lib.kernel import Kernel, reordered
+from reptile_lib.meta import MetaState, Team
+from reptile_lib.rng import TEST, draws
+from reptile_lib.tasks import Episodes, Tasks, minibatches
+
+AT_ONCE = 100  # tasks held in memory at a time
+
+
+class Learner(Protocol):
+    """What evaluation needs of a learner; `learner.MetaLearner` has it."""
+
+    inner: InnerOptimizer
+    inner_batch: int | None
+    moments: Moments
+    state: MetaState
+
+    @property
+    def kernel(self) -> Kernel:
+        """How the model's gradients are computed."""
+        ...
+
+    @property
+    def team(self) -> Team:
+        """Who shares the tasks."""
+        ...
+
+
+@dataclass(frozen=True)
+class Score:
+    """Mean accuracy over tasks with its 95 % confidence interval."""
+
+    values: Tensor
+    """[tasks], accuracy of each task in [0, 1]; float64 on the CPU."""
+
+    @property
+    def accuracy(self) -> float:
+        """Mean over tasks, in [0, 1]."""
+        return self.values.mean().item()
+
+    @property
+    def ci95(self) -> float:
+        """Half width of the normal 95 % interval of the mean; nan for one task."""
+        deviation = self.values.std().item() if len(self.values) > 1 else math.nan
+        return 1.96 * deviation / math.sqrt(len(self.values))
+
+    def as_dict(self) -> dict[str, float | int | None]:
+        """Return accuracy, ci95 (None for one task) and the tasks, for JSON."""
+        return {
+            "accuracy": self.accuracy,
+            "ci95": self.ci95 if len(self.values) > 1 else None,
+            "tasks": len(self.values),
+        }
+
+    def __str__(self) -> str:
+        """Read as "81.4 ± 1.2 % (1000 tasks)"."""
+        accuracy, ci95 = 100 * self.accuracy, 100 * self.ci95
+        return f"{accuracy:.1f} ± {ci95:.1f} % ({len(self.values)} tasks)"
+
+
+class Evaluation(NamedTuple):
+    """The scores of both protocols on the same tasks."""
+
+    transductive: Score
+    non_transductive: Score
+
+    def as_dict(self) -> dict[str, dict[str, float | int | None]]:
+        """Return both scores as dicts, for JSON."""
+        return {name: score.as_dict() for name, score in self._asdict().items()}
+
+    def __str__(self) -> str:
+        """Print a line a protocol."""
+        return (
+            f"transductive:     {self.transductive}\n"
+            f"non-transductive: {self.non_transductive}"
+        )
+
+
+def evaluate(
+    learner: Learner,
+    tasks: Tasks,
+    *,
+    inner_steps: int = 50,
+    inner_batch: int | None = None,
+    count: int = 1000,
+    seed: int = 0,
+    stream: int = TEST,
+    moments: Moments | None = None,
+    at_once: int = AT_ONCE,
+) -> Evaluation:
+    """Adapt φ to `count` tasks, one by one from the same start, and score the queries.
+
+    Several processes (`parallel`) share the tasks and get the same answer; then all of
+    them must call.
+
+    Args:
+        learner: the meta-learner; it is not changed.
+        tasks: classification tasks, usually of classes that training never saw.
+        inner_steps: steps of adaptation; the paper takes 50 on Omniglot.
+        inner_batch: examples a step; by default the learner's, or the whole support
+            set where that is smaller.
+        count: number of tasks.
+        seed: which tasks; the same seed gives the same tasks to every learner.
+        stream: `rng.TEST` or `rng.VALIDATE`.
+        moments: "carry" starts the inner optimiser from the state that training left,
+            as the authors' code does; "reset" from nothing. Default: as in training.
+        at_once: tasks held in memory at a time.
+
+    Raises:
+        UserError: the model does not fit the tasks, `count` is below one, or tasks
+            diverge.
+    """
+    adapting = _Adapting(
+        learner, tasks, inner_steps, inner_batch, seed, stream, moments
+    )
+    scores = [torch.empty(0, 3, dtype=torch.float64)]
+    for episodes, state in adapting.chunks(learner.team.portion(count), count, at_once):
+        theta = adapting.U(adapting.phi, episodes.support, episodes.order, state).theta
+        protocols = _protocols(learner.kernel, theta, episodes)
+        hits = [answers.argmax(-1) == episodes.query.y for answers in protocols]
+        bad = ~theta.isfinite().all(1)
+        rows = [hit.double().mean(1) for hit in hits]
+        scores.append(torch.stack([*rows, bad.double()], 1).cpu())
+    *protocols, diverged = learner.team.gather(torch.cat(scores)).unbind(1)
+    if bad_tasks := int(diverged.sum().item()):
+        raise UserError(
+            f"{bad_tasks} of {count} tasks diverged in {inner_steps} inner steps;"
+            f" lower the inner learning rate (now {learner.inner.lr})"
+        )
+    return Evaluation(*map(Score, protocols))
+
+
+def _protocols(
+    kernel: Kernel, theta: Tensor, episodes: Episodes
+) -> tuple[Tensor, Tensor]:
+    """Return the logits [n, Q, ways] of both protocols: queries together, and alone."""
+    support, query = episodes.support.x, episodes.query.x
+
+    def with_support(i: int) -> Inputs:
+        if isinstance(support, Tensor) and isinstance(query, Tensor):
+            return torch.cat([support, query[:, i : i + 1]], 1)
+        pairs = zip(support, query, strict=True)
+        return tuple(torch.cat([s, q[:, i : i + 1]], 1) for s, q in pairs)
+
+    queries = range(episodes.query.y.shape[1])
+    alone = [kernel.outputs(theta, with_support(i))[:, -1] for i in queries]
+    return kernel.outputs(theta, query), torch.stack(alone, 1)
+
+
+def adaptation_curve(
+    learner: Learner,
+    tasks: Tasks,
+    *,
+    inner_steps: int,
+    inner_batch: int | None = None,
+    count: int = 1000,
+    seed: int = 0,
+    moments: Moments | None = None,
+) -> Tensor:
+    """Measure the query loss of `count` tasks after 0, 1, ... k inner steps.
+
+    `inner_batch` None takes the whole support set, and no rule stops the inner loops;
+    the rest is as in `evaluate`, but of several processes each one does all the tasks.
+
+    Returns:
+        float64 [count, k + 1] on the CPU.
+    """
+    adapting = _Adapting(
+        learner, tasks, inner_steps, inner_batch or 0, seed, TEST, moments
+    )
+    U = InnerLoop(learner.kernel, replace(learner.inner, stop=None))
+    curves = []
+    for (support, query, order), state in adapting.chunks(range(count), count):
+        theta = adapting.phi
+        losses = [learner.kernel.losses(theta.expand(len(order), -1), query)]
+        for j in range(inner_steps):
+            theta, state, *_ = U(theta, support, order[:, j : j + 1], state)
+            losses.append(learner.kernel.losses(theta, query))
+        curves.append(torch.stack(losses, 1).double().cpu())
+    return torch.cat(curves)
+
+
+@dataclass(frozen=True)
+class _Adapting:
+    """What both measurements begin with; vectors are in the kernel's order."""
+
+    learner: Learner
+    tasks: Tasks
+    inner_steps: int
+    inner_batch: int | None
+    """None is the learner's, 0 the whole support set."""
+    seed: int
+    stream: int
+    moments: Moments | None
+
+    @property
+    def U(self) -> InnerLoop:  # noqa: N802
+        return InnerLoop(self.learner.kernel, self.learner.inner)
+
+    @property
+    def phi(self) -> Tensor:
+        return self.learner.kernel.pack(self.learner.state.phi)
+
+    def chunks(
+        self, mine: range, count: int, at_once: int = AT_ONCE
+    ) -> Iterator[tuple[Episodes, State | None]]:
+        """Sample tasks `mine` of `count` in pieces, each with the state to start from."""
+        learner, kernel = self.learner, self.learner.kernel
+        if count < 1 or self.inner_steps < 0:
+            raise UserError(
+                f"count = {count}, inner_steps = {self.inner_steps}; give at least 1"
+                " task and no negative number of steps"
+            )
+        if self.moments not in (None, *get_args(Moments)):
+            raise UserError(f'moments = {self.moments!r}; choose "carry" or "reset"')
+        phi, state = learner.state.phi, learner.state.inner_state
+        carried = (self.moments or learner.moments) == "carry"
+        start = reordered(state, phi, kernel.pack) if carried and state else None
+        tasks = self.tasks.to(phi.device)
+        check_tasks(kernel, self.phi, tasks)
+        for first in range(0, len(mine), at_once):
+            who = draws(
+                self.seed,
+                self.stream,
+                range(1),
+                mine[first : first + at_once],
+                phi.device,
+            )
+            found = tasks.sample(who).map(
+                lambda t: t.to(phi) if t.is_floating_point() else t
+            )
+            size = found.support.y.shape[1]
+            batch = self.inner_batch
+            if batch is None:
+                batch = min(learner.inner_batch or size, size)
+            yield minibatches(found, who, self.inner_steps, batch or None), start

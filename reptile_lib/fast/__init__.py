@@ -1,0 +1,1 @@
+"""Fast kernels: gradients written out, tasks spread over cores, recorded graphs."""

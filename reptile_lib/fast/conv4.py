@@ -1,0 +1,312 @@
+"""Conv4's gradient written out, for a stack of tasks with weights of their own.
+
+A convolution is a product of matrices once the image is cut into patches::
+
+    patches A [n, N, 9C] @ weights W [n, 9C, 64] -> Z [n, N, 64],   N = B·o·o
+
+so n networks are one batched product, which libraries run near the arithmetic limit,
+where n convolutions are not. What is left of the backward pass is batch norm's (Ioffe &
+Szegedy 2015, section 3) and the way back from patches to pixels.
+
+The biases of the convolutions are left out: batch norm takes them away again, and
+their gradient is exactly zero.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from threading import local
+
+import torch
+from torch import Tensor, nn
+
+from reptile_lib.examples import Inputs
+from reptile_lib.fast import conv4_compiled
+from reptile_lib.fast.conv4_buffers import Workspace, image_patches, workspace
+from reptile_lib.fast.cross_entropy import reduction, with_gradient
+from reptile_lib.fast.torch_settings import keep_freed_memory
+from reptile_lib.inner import InnerOptimizer, State
+from reptile_lib.kernel import (
+    Adapted,
+    Autograd,
+    Criterion,
+    Gradient,
+    batches_of,
+    steps_on,
+)
+from reptile_lib.models.conv4 import WIDTH, Conv4
+from reptile_lib.params import Layout, layout
+from reptile_lib.tasks import Batch
+
+GROUP = 16  # tasks that a CPU stacks at a time; bounds memory
+
+
+def conv4_kernel(
+    model: nn.Module,
+    criterion: Criterion,
+    reference: Autograd,
+    *,
+    bf16: bool = False,
+    compiled: bool = False,
+) -> "Conv4Kernel | None":
+    """Return the kernel of this model and criterion, or None if it is not theirs."""
+    if type(model) is not Conv4 or reduction(criterion) not in ("mean", "sum"):
+        return None
+    (eps,) = {m.eps for m in model.modules() if isinstance(m, nn.BatchNorm2d)}
+    summed = reduction(criterion) == "sum"
+    return Conv4Kernel(reference, layout(model), eps, summed, bf16, compiled)
+
+
+@dataclass(frozen=True)
+class Conv4Kernel:
+    """Inner loops of Conv4 with the gradient written out; vectors in matrix order.
+
+    Args:
+        reference: the same in the model's order; takes what is not as expected here.
+        where: Conv4's layout.
+        eps: batch norm's.
+        summed: whether the loss is summed over the examples; else it is their mean.
+        bf16: whether the large products round their factors to bfloat16.
+        compiled: whether inner steps are those of `conv4_compiled`.
+    """
+
+    reference: Autograd
+    where: Layout
+    eps: float
+    summed: bool = False
+    bf16: bool = False
+    compiled: bool = False
+    _spaces: local = field(default_factory=local)  # each thread's buffers, by shape
+
+    def pack(self, vectors: Tensor) -> Tensor:
+        """Reorder vectors [..., P] in Conv4's layout for the products below."""
+        return to_matrices(vectors, self.where)
+
+    def unpack(self, vectors: Tensor) -> Tensor:
+        """Undo `pack`."""
+        return to_vector(vectors, self.where)
+
+    def losses(self, theta: Tensor, batch: Batch) -> Tensor:
+        """Return [n], the loss of each task; differentiable."""
+        return self.reference.losses(self.unpack(theta), batch)
+
+    def outputs(self, theta: Tensor, x: Inputs) -> Tensor:
+        """Return logits [n, B, ways]."""
+        return self.reference.outputs(self.unpack(theta), x)
+
+    def gradient(self, theta: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Return gradients [n, P] and losses [n]."""
+        if not self._takes(batch):
+            g, losses = self.reference.gradient(self.unpack(theta), batch)
+            return self.pack(g), losses
+        assert isinstance(batch.x, Tensor)
+        with torch.no_grad():
+            take = self._written(*batch.x.shape[:2], batch.x.shape[-1], theta)
+            g, losses = take(theta, Batch(image_patches(batch.x), batch.y))
+            return g.clone(), losses
+
+    def descend(
+        self,
+        inner: InnerOptimizer,
+        theta: Tensor,
+        state: State,
+        support: Batch,
+        order: Tensor,
+    ) -> Adapted:
+        """Take k inner steps for each of n tasks."""
+        if not self._takes(support):
+            batches = batches_of(support, order)
+            return steps_on(self.gradient, inner, theta, state, iter(batches))
+        keep_freed_memory()
+        with torch.no_grad():  # threads do not hand it on
+            cut = self._minibatches(support, order)
+            if self.compiled and inner.stop is None and order.shape[1] > 0:
+                return self._compiled(inner, theta, state, cut)
+            n, _, b = order.shape
+            take = self._written(n, b, support.x.shape[-1], theta)
+            return steps_on(take, inner, theta, state, cut)
+
+    def _takes(self, batch: Batch) -> bool:
+        """Say whether these are the square images that the weights are for, labelled."""
+        x, y = batch
+        if not isinstance(x, Tensor) or x.dim() != 5 or y.dim() != 2:
+            return False
+        *_, channels, height, width = x.shape
+        side = width
+        for _ in range(4):
+            side = -(-side // 2)
+        fits = self.where.shapes[-2][1] == WIDTH * side * side
+        return height == width and fits and channels == self.where.shapes[0][1]
+
+    def _minibatches(self, support: Batch, order: Tensor) -> Iterator[Batch]:
+        """Yield minibatches of patches [n, b, o·o, 9C]: each image is cut once."""
+        assert isinstance(support.x, Tensor)
+        patches = image_patches(support.x)
+        size = patches.shape[1]
+        patches, y = patches.flatten(0, 1), support.y.flatten()
+        n = torch.arange(len(order), device=order.device)
+        order = order + size * n[:, None, None]
+        return (Batch(patches[o], y[o]) for o in order.unbind(1))
+
+    def _written(self, n: int, b: int, size: int, like: Tensor) -> Gradient:
+        """Return the gradient on patches; its g is memory that the next call uses."""
+        key = (n, b, size, like.dtype, like.device)
+        kept = self._spaces.__dict__.setdefault("by_shape", {})
+        if key not in kept:
+            kept[key] = workspace(self.where, n, b, size, like, self.bf16)
+        space: Workspace = kept[key]
+
+        def take(theta: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+            space.theta.copy_(theta)
+            assert isinstance(batch.x, Tensor)
+            return space.g, gradient(space, batch.x, batch.y, self.eps, self.summed)
+
+        return take
+
+    def _compiled(
+        self,
+        inner: InnerOptimizer,
+        theta: Tensor,
+        state: State,
+        batches: Iterator[Batch],
+    ) -> Adapted:
+        """Take compiled inner steps; these want the same strides each time."""
+        step = conv4_compiled.step(inner, self.where, self.eps, self.summed, self.bf16)
+        theta, state = _dense(theta), {name: _dense(v) for name, v in state.items()}
+        losses = []
+        for x, y in batches:
+            assert isinstance(x, Tensor)
+            theta, state, value = step(theta, state, x, y)
+            losses.append(value)
+        taken = theta.new_full(theta.shape[:1], len(losses), dtype=torch.int64)
+        return Adapted(theta, state, torch.stack(losses, -1), taken)
+
+
+def _dense(value: Tensor) -> Tensor:
+    return torch.empty_like(value, memory_format=torch.contiguous_format).copy_(value)
+
+
+def _as_matrix(name: str, shape: torch.Size) -> tuple[torch.Size, tuple[int, ...]]:
+    """Return the shape to view a parameter in and the order to put its axes into."""
+    if len(shape) == 4:  # a filter [64, C, 3, 3] becomes [3, 3, C, 64]
+        return shape, (2, 3, 1, 0)
+    if name == "out.weight":  # [ways, 64·h·h] becomes [ways, h, h, 64]
+        side = round((shape[1] / WIDTH) ** 0.5)
+        return torch.Size((shape[0], WIDTH, side, side)), (0, 2, 3, 1)
+    return shape, tuple(range(len(shape)))
+
+
+def to_matrices(vector: Tensor, where: Layout) -> Tensor:
+    """Reorder vectors [..., P] in Conv4's layout for the products below."""
+    return _reorder(vector, where, back=False)
+
+
+def to_vector(matrices: Tensor, where: Layout) -> Tensor:
+    """Undo `to_matrices`."""
+    return _reorder(matrices, where, back=True)
+
+
+def _reorder(vector: Tensor, where: Layout, back: bool) -> Tensor:
+    parts, lead = [], vector.shape[:-1]
+    named = zip(
+        where.names, where.shapes, torch.split(vector, where.sizes, -1), strict=True
+    )
+    for name, shape, part in named:
+        shape, axes = _as_matrix(name, shape)
+        if back:
+            shape = torch.Size([shape[axis] for axis in axes])
+            axes = tuple(sorted(range(len(axes)), key=axes.__getitem__))
+        order = (*range(len(lead)), *(len(lead) + axis for axis in axes))
+        parts.append(part.reshape(*lead, *shape).permute(order).flatten(len(lead)))
+    return torch.cat(parts, -1)
+
+
+def products(a: Tensor, b: Tensor, out: Tensor, bf16: bool = False) -> Tensor:
+    """Multiply n pairs of matrices into `out`; on a CPU, keep all cores at work.
+
+    The library gives each core whole products. Those that are left over after the last
+    full round are better shared among the cores one at a time.
+    """
+    if bf16:
+        return out.copy_(torch.bmm(a.bfloat16(), b.bfloat16()))
+    n = a.shape[0]
+    rest = n % torch.get_num_threads() if a.device.type == "cpu" else 0
+    if rest == 0:
+        return torch.bmm(a, b, out=out)
+    if n > rest:
+        torch.bmm(a[: n - rest], b[: n - rest], out=out[: n - rest])
+    for i in range(n - rest, n):
+        torch.mm(a[i], b[i], out=out[i])
+    return out
+
+
+def gradient(
+    space: Workspace,
+    patches: Tensor,
+    y: Tensor,
+    eps: float = 1e-3,
+    summed: bool = False,
+) -> Tensor:
+    """Leave the gradient of the cross-entropy at `space.theta` in `space.g`.
+
+    Args:
+        space: made for these shapes.
+        patches: [n, B, o·o, 9C], as `image_patches` cuts them.
+        y: [n, B], labels.
+        eps: batch norm's.
+        summed: whether the loss is summed over the B examples; else it is their mean.
+
+    Returns:
+        [n]: the loss of each task.
+    """
+    blocks, links = space.blocks, space.links
+
+    a = patches.flatten(1, 2)
+    inputs, roots = [], []
+    for i, block in enumerate(blocks):
+        inputs.append(a)
+        z = products(a, block.weight, block.z, space.bf16)
+        share = 1 / z.shape[1]  # a float: dividing by an int costs a conversion
+        z.sub_(z.sum(1, keepdim=True).mul_(share))
+        square = torch.mul(z, z, out=block.spare)
+        root = square.sum(1, keepdim=True).mul_(share).add_(eps).rsqrt_()
+        roots.append(root)
+        shift, slope = _pixelwise(block.shift), _pixelwise(root * block.scale)
+        torch.addcmul(shift, z.view_as(block.y), slope, out=block.y).relu_()
+        if i < len(links):
+            a = links[i].patches
+            a.view_as(links[i].windows).copy_(links[i].windows)
+
+    features = blocks[-1].y.flatten(2)
+    logits = torch.baddbmm(space.out_bias, features, space.out.mT)
+    losses, d = with_gradient(logits, y, summed)
+    torch.bmm(d.mT, features, out=space.out_g)
+    torch.sum(d, 1, keepdim=True, out=space.out_bias_g)
+    y_g = torch.bmm(d, space.out).view_as(blocks[-1].y)
+    for i in reversed(range(4)):
+        block, root = blocks[i], roots[i]
+        g, z, share = block.g, block.z, 1 / block.z.shape[1]
+        torch.ops.aten.threshold_backward.grad_input(
+            y_g, block.y, 0, grad_input=g.view_as(block.y)
+        )
+        torch.sum(g, 1, keepdim=True, out=block.shift_g)
+        product = torch.mul(g, z, out=block.spare)
+        torch.sum(product, 1, keepdim=True, out=block.scale_g).mul_(root)
+        # dL/dz = γ·root (g − mean g − x mean gx), x = z·root, the normalised output
+        g.addcmul_(z, (block.scale_g * root).mul_(-share))
+        slope = root.mul_(block.scale)
+        torch.addcmul((block.shift_g * slope).mul_(-share), g, slope, out=g)
+        products(inputs[i].mT, g, block.weight_g, space.bf16)
+        if i > 0:
+            link = links[i - 1]
+            products(g, block.weight.mT, link.patches, space.bf16)
+            (pixels, part), *overlaps = link.overlaps
+            pixels.copy_(part)
+            for pixels, part in overlaps:
+                pixels.add_(part)
+            y_g = link.y_g
+    return losses
+
+
+def _pixelwise(values: Tensor) -> Tensor:
+    """View values [n, 1, 64] so that they match pixels [n, B, h, h, 64]."""
+    return values[:, :, None, None]

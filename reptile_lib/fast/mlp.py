@@ -1,0 +1,173 @@
+"""The gradient of a small network of dense layers, for a stack of tasks.
+
+With weights W [n, out, in] for n tasks, a layer is one batched product, forward and
+back. Written out, a step is some twenty operations; autograd through a vmapped model
+needs several times as many, and for small layers the operations cost more than their
+arithmetic.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from reptile_lib.examples import Inputs
+from reptile_lib.fast.cross_entropy import reduction, with_gradient
+from reptile_lib.inner import InnerOptimizer, State
+from reptile_lib.kernel import Adapted, Autograd, Criterion, batches_of, steps_on
+from reptile_lib.params import Layout, layout
+from reptile_lib.tasks import Batch
+
+NAMES = "weight", "bias"
+GROUP = 256  # tasks that a CPU stacks at a time; bounds memory
+
+
+def mlp_kernel(
+    model: nn.Module, criterion: Criterion, reference: Autograd
+) -> "MlpKernel | None":
+    """Return the kernel of this model and criterion, or None if it is not theirs.
+
+    It is for linear layers with biases, one kind of activation between them (Tanh or
+    ReLU), perhaps a Flatten before them; and for the mean squared error or the
+    cross-entropy, as mean or sum. A parameter that two layers share, or one that is
+    computed from others, is not of this kind.
+    """
+    if not _applies(model, criterion):
+        return None
+    tanh = any(type(m) is nn.Tanh for m in _modules(model))
+    labels = reduction(criterion)
+    return MlpKernel(reference, layout(model), tanh, _flattens(model), labels)
+
+
+def _applies(model: nn.Module, criterion: Criterion) -> bool:
+    if type(model) is not nn.Sequential:
+        return False
+    if criterion is not F.mse_loss and reduction(criterion) not in ("mean", "sum"):
+        return False
+    found = _modules(model)
+    found = found[1:] if _flattens(model) else found
+    layers, between = found[::2], found[1::2]
+    theirs = [p for m in layers for p in (m._parameters.get(n) for n in NAMES)]
+    return (
+        len(layers) == len(between) + 1
+        and all(type(m) is nn.Linear for m in layers)
+        and list(map(id, theirs)) == list(map(id, model.parameters()))
+        and len({type(m) for m in between}) <= 1
+        and all(type(m) in (nn.Tanh, nn.ReLU) for m in between)
+    )
+
+
+def _flattens(model: nn.Module) -> bool:
+    """Say whether the model begins by making a vector of each example."""
+    first = next(iter(_modules(model)), None)
+    return type(first) is nn.Flatten and (first.start_dim, first.end_dim) == (1, -1)
+
+
+def _modules(model: nn.Module) -> list[nn.Module]:
+    """Return the layers of a Sequential, also of those inside it, in their order."""
+    if type(model) is not nn.Sequential:
+        return [model]
+    return [layer for part in model for layer in _modules(part)]
+
+
+@dataclass(frozen=True)
+class MlpKernel:
+    """Inner loops of dense layers with the gradient written out.
+
+    Args:
+        reference: the same by autograd; takes what is not as expected here.
+        where: names and shapes of weights and biases.
+        tanh: whether the activation is tanh, else ReLU.
+        flat: whether examples are made vectors first.
+        labels: of the cross-entropy, "mean" or "sum"; None is the mean squared error.
+            Labels must lie in [0, ways).
+    """
+
+    reference: Autograd
+    where: Layout
+    tanh: bool
+    flat: bool = False
+    labels: str | None = None
+
+    def pack(self, vectors: Tensor) -> Tensor:
+        """Return the vectors: the model's order is the kernel's."""
+        return vectors
+
+    def unpack(self, vectors: Tensor) -> Tensor:
+        """Return the vectors."""
+        return vectors
+
+    def losses(self, theta: Tensor, batch: Batch) -> Tensor:
+        """Return [n], the loss of each task; differentiable."""
+        return self.reference.losses(theta, batch)
+
+    def outputs(self, theta: Tensor, x: Inputs) -> Tensor:
+        """Return outputs [n, B, out]."""
+        return self.reference.outputs(theta, x)
+
+    def gradient(self, theta: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Return gradients [n, P] and losses [n]."""
+        return self.reference.gradient(theta, batch)
+
+    def descend(
+        self,
+        inner: InnerOptimizer,
+        theta: Tensor,
+        state: State,
+        support: Batch,
+        order: Tensor,
+    ) -> Adapted:
+        """Take k inner steps for each of n tasks."""
+        if not self._takes(support):
+            return self.reference.descend(inner, theta, state, support, order)
+        with torch.no_grad():  # threads do not hand it on
+            batches = iter(batches_of(support, order))
+            return steps_on(self._written, inner, theta, state, batches)
+
+    def _takes(self, batch: Batch) -> bool:
+        """Say whether these are the examples and answers that the weights are for."""
+        x, y = batch
+        if not isinstance(x, Tensor) or not (x.dim() == 3 or self.flat and x.dim() > 3):
+            return False
+        if x.shape[2:].numel() != self.where.shapes[0][1]:
+            return False
+        ends = () if self.labels else self.where.shapes[-1]
+        return y.shape == (*x.shape[:2], *ends)
+
+    def _written(self, theta: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Return gradients [n, P] and losses [n] at theta [n, P].
+
+        Args:
+            theta: [n, P].
+            batch: x [n, B, in], y [n, B, out] or, of the cross-entropy, [n, B].
+        """
+        assert isinstance(batch.x, Tensor)
+        x, y, n = batch.x.flatten(2), batch.y, theta.shape[0]
+        parts = torch.split(theta, self.where.sizes, 1)
+        weights = [
+            part.view(n, *shape)
+            for part, shape in zip(parts[::2], self.where.shapes[::2], strict=True)
+        ]
+        biases = [part[:, None] for part in parts[1::2]]
+        inputs = [x]
+        for weight, bias in zip(weights, biases, strict=True):
+            z = torch.baddbmm(bias, inputs[-1], weight.mT)
+            if len(inputs) < len(weights):
+                z = z.tanh_() if self.tanh else z.relu_()
+            inputs.append(z)
+        losses, d = self._criterion(inputs.pop(), y)
+        found: list[Tensor] = []
+        for weight, h in zip(reversed(weights), reversed(inputs), strict=True):
+            found += [d.sum(1), torch.bmm(d.mT, h).flatten(1)]
+            if h is not x:
+                d = torch.bmm(d, weight)
+                d = d.addcmul_(d, h.square(), value=-1) if self.tanh else d.mul_(h > 0)
+        return torch.cat(found[::-1], 1), losses
+
+    def _criterion(self, output: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Return losses [n], and their gradient by the output [n, B, out]."""
+        if self.labels is None:
+            off = output.sub_(y)
+            return off.square().mean((1, 2)), off.mul_(2 / off[0].numel())
+        return with_gradient(output, y, self.labels == "sum")

@@ -1,0 +1,121 @@
+"""The inner loop: U_τ^k(φ), k steps of an optimiser on each of n tasks."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from reptile_lib.inner import InnerOptimizer, State
+from reptile_lib.kernel import (
+    Adapted,
+    Kernel,
+    batches_of,
+    differentiated,
+    in_kernel_order,
+    reordered,
+    steps_on,
+)
+from reptile_lib.tasks import Batch
+
+
+@dataclass(frozen=True)
+class InnerLoop:
+    """The paper's U: what an inner optimiser makes of φ on a task.
+
+    All vectors are in the kernel's order. Tasks are the first axis. φ [P] is the start
+    of all of them; with a φ of several axes, such as [runs, P], tasks have the same
+    further axes, [n, runs, ...]; and φ [n, P] is a start for each task. A state is
+    shaped as φ is.
+    """
+
+    kernel: Kernel
+    inner: InnerOptimizer
+
+    def __call__(
+        self, phi: Tensor, support: Batch, order: Tensor, state: State | None = None
+    ) -> Adapted:
+        """Run k inner steps on each of n tasks: φ̃ᵢ = U_τᵢ^k(φ).
+
+        Args:
+            phi: where they start, [P].
+            support: x [n, S, ...], y [n, S, ...].
+            order: [n, k, b], which of the S examples make up each minibatch.
+            state: where the optimiser starts; as it begins, if None or empty.
+        """
+        inner, theta, start = self._start(phi, order, state)
+        last, axes = order.dim() - 3, order.shape[:-2]
+        flat = support.map(lambda t: t.flatten(0, last)), order.flatten(0, last)
+        found = self.kernel.descend(inner, theta, start, *flat)
+        return found.map(lambda t: t.unflatten(0, axes)) if last else found
+
+    def differentiable(
+        self, phi: Tensor, support: Batch, order: Tensor, state: State | None = None
+    ) -> Adapted:
+        """Do the same and keep the graph: φ̃ can be differentiated by φ.
+
+        Memory grows with k.
+        """
+        inner, theta, start = self._start(phi, order, state)
+        gradient = differentiated(self.kernel.losses, keep_graph=True)
+        last, axes = order.dim() - 3, order.shape[:-2]
+        batches = batches_of(
+            support.map(lambda t: t.flatten(0, last)), order.flatten(0, last)
+        )
+        with torch.enable_grad():
+            found = steps_on(gradient, inner, theta, start, batches)
+            return found.map(lambda t: t.unflatten(0, axes))
+
+    def losses(self, theta: Tensor, batch: Batch) -> Tensor:
+        """Return the loss of each task, [n, ...], at theta [n, ..., P]; differentiable."""
+        axes, last = theta.shape[:-1], theta.dim() - 2
+        flat = batch.map(lambda t: t.flatten(0, last))
+        return self.kernel.losses(theta.flatten(0, last), flat).unflatten(0, axes)
+
+    def gradient(self, theta: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Return the gradients [n, ..., P] at theta [n, ..., P], and losses [n, ...]."""
+        axes, last = theta.shape[:-1], theta.dim() - 2
+        flat = batch.map(lambda t: t.flatten(0, last))
+        g, losses = self.kernel.gradient(theta.flatten(0, last), flat)
+        return g.unflatten(0, axes), losses.unflatten(0, axes)
+
+    def _start(
+        self, phi: Tensor, order: Tensor, state: State | None
+    ) -> tuple[InnerOptimizer, Tensor, State]:
+        """Give each task its start, all axes of tasks made one."""
+        axes = order.shape[:-2]
+        inner = in_kernel_order(self.inner, self.kernel)
+        theta = phi.expand(*axes, -1)
+        if not state:
+            start = inner.init(theta)
+        elif phi.dim() < theta.dim():
+            start = {name: v.expand(axes[0], *v.shape) for name, v in state.items()}
+        else:
+            start = dict(state)
+        last = len(axes) - 1
+        start = {name: v.flatten(0, last) for name, v in start.items()}
+        return inner, theta.flatten(0, last), start
+
+
+def adapt(
+    kernel: Kernel,
+    phi: Tensor,
+    support: Batch,
+    order: Tensor,
+    inner: InnerOptimizer,
+    state: State | None = None,
+) -> Adapted:
+    """Run `InnerLoop` on vectors in the model's order.
+
+    Args:
+        kernel: of the model and the criterion, such as `learner.kernel`.
+        phi: start, [P] for all tasks or [n, P].
+        support: x [n, S, ...], y [n, S, ...].
+        order: [n, k, b].
+        inner: the inner optimiser.
+        state: where the optimiser starts, shaped as φ is; as it begins, if None.
+    """
+
+    start = reordered(state, phi, kernel.pack) if state else None
+    found = InnerLoop(kernel, inner)(kernel.pack(phi), support, order, start)
+    left = reordered(found.state, phi, kernel.unpack)
+    return found._replace(theta=kernel.unpack(found.theta), state=left)

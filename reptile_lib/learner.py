@@ -1,0 +1,420 @@
+"""The full training loop: a learner takes meta-steps, has a history, and is saved.
+
+::
+
+    learner = Reptile(conv4(ways=5), inner=adam(lr=1e-3), inner_steps=5, inner_batch=10)
+    learner.fit(tasks, meta_steps=1_000, meta_batch=5, epsilon=linear(1.0, 0.0))
+
+`fit` draws the tasks of many meta-steps at once, runs them without waiting for the
+device, and looks at the result once per chunk.
+"""
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from statistics import fmean as mean
+from typing import Any, get_args
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from tqdm import tqdm
+
+from reptile_lib.checks import check_model, check_optimizer, check_tasks
+from reptile_lib.device import find_device, memory_told
+from reptile_lib.errors import UserError
+from reptile_lib.fast.choose import Engine, make_kernel, written_engine
+from reptile_lib.fast.graphs import captured
+from reptile_lib.fast.torch_settings import Precision
+from reptile_lib.inner import InnerOptimizer, Moments, State
+from reptile_lib.inner_loop import InnerLoop
+from reptile_lib.kernel import Criterion, Kernel, in_kernel_order
+from reptile_lib.meta import (
+    MetaState,
+    Rule,
+    Team,
+    Training,
+    fomaml,
+    joint,
+    maml,
+    meta_steps,
+    reptile,
+)
+from reptile_lib.parallel.signals import uninterrupted
+from reptile_lib.parallel.team import here
+from reptile_lib.params import layout, ravel
+from reptile_lib.schedules import Schedule
+from reptile_lib.storage import checkpoint
+from reptile_lib.tasks import Tasks
+
+HISTORY_ROWS = 200  # about as many rows as a history has
+
+
+@dataclass
+class MetaLearner:
+    """A model, an inner loop, and the rule that learns its initialisation φ.
+
+    Attributes:
+        model: any module without running statistics. It lends its structure and its
+            initial parameters; training leaves it as it is.
+        inner: the inner optimiser.
+        inner_steps: k, inner steps a task.
+        inner_batch: examples an inner step; None takes the whole support set.
+        rule: the outer rule, see `meta`.
+        criterion: criterion(outputs, y) -> scalar loss.
+        moments: whether the inner optimiser's state outlives a task. "carry" hands the
+            mean state of a meta-batch on to the next meta-step and to evaluation, as
+            the authors' code does one task after the other; "reset" forgets it.
+        outer: an optimiser that takes φ − target as the gradient and proposes where to
+            go instead of the target; φ moves a fraction ε of the way there. None goes
+            to the target, as `sgd(1.0)` would.
+        device: "auto" takes a CUDA device where there is one.
+        engine: how tasks are spread, see `fast.choose.Engine`; "auto" picks.
+        precision: how matrices are multiplied, see `fast.torch_settings.Precision`.
+        at_once: tasks that are drawn, and held, at a time.
+        compiled: whether the inner steps of Conv4 are compiled. It takes half a minute
+            and a C++ compiler, and then a fifth less time on a CPU.
+        recorded: whether a GPU records meta-steps and replays them (CUDA graphs).
+    """
+
+    model: nn.Module
+    inner: InnerOptimizer
+    inner_steps: int
+    inner_batch: int | None = None
+    rule: Rule = reptile
+    criterion: Criterion = F.cross_entropy
+    moments: Moments = "carry"
+    outer: InnerOptimizer | None = None
+    device: str | torch.device = "auto"
+    engine: Engine = "auto"
+    precision: Precision = "float32"
+    compiled: bool = False
+    recorded: bool = True
+    at_once: int = 256
+    state: MetaState = field(init=False, repr=False)
+    history: list[dict[str, float]] = field(init=False, repr=False)
+    _kernel: tuple[object, Kernel] | None = field(
+        default=None, init=False, repr=False, compare=False
+    )
+
+    def __post_init__(self) -> None:
+        """Move the model to the device and read φ off it.
+
+        Raises:
+            UserError: a setting is out of range, the device is absent, or the model
+                keeps running statistics.
+        """
+        check_optimizer("inner", self.inner)
+        if self.outer is not None:
+            check_optimizer("outer", self.outer)
+        least = {"inner_steps": self.inner_steps, "at_once": self.at_once}
+        if self.inner_batch is not None:
+            least["inner_batch"] = self.inner_batch
+        for name, value in least.items():
+            if value < 1:
+                raise UserError(f"{name} = {value}; give at least 1")
+        for name, value, kind in (
+            ("moments", self.moments, Moments),
+            ("engine", self.engine, Engine),
+            ("precision", self.precision, Precision),
+        ):
+            if value not in (choices := get_args(kind)):
+                raise UserError(
+                    f"{name} = {value!r}; choose one of {', '.join(choices)}"
+                )
+        check_model(self.model)
+        self.device = find_device(self.device)
+        self.model = self.model.to(self.device)
+        if self.precision == "tf32" and self.device.type != "cuda":
+            raise UserError(
+                f'precision = "tf32" on {self.device}: only CUDA devices have it; take'
+                ' "float32" or "bf16"'
+            )
+        if self.inner.full_batch:
+            self.inner_batch = None
+        if self.engine == "auto":
+            self.engine = written_engine(self.model, self.criterion, self.device)
+        self.state = MetaState(ravel(self.model), None, None, 0)
+        self.history = []
+
+    @property
+    def kernel(self) -> Kernel:
+        """How the model's gradients are computed; the same one until a setting changes."""
+        settings = self.engine, self.precision, self.compiled
+        if self._kernel is None or self._kernel[0] != settings:
+            made = make_kernel(
+                self.model,
+                self.criterion,
+                device=self.phi.device,
+                engine=self.engine,
+                precision=self.precision,
+                compiled=self.compiled,
+            )
+            self._kernel = settings, made
+        return self._kernel[1]
+
+    @property
+    def team(self) -> Team:
+        """Who shares the tasks: this process, or those it was started with."""
+        return here()
+
+    @property
+    def phi(self) -> Tensor:
+        """The initialisation φ [P]."""
+        return self.state.phi
+
+    @property
+    def inner_state(self) -> State | None:
+        """Mean inner state after the last meta-step, carried or not; None at first."""
+        return self.state.inner_state
+
+    def fit(
+        self,
+        tasks: Tasks,
+        *,
+        meta_steps: int,
+        meta_batch: int = 1,
+        epsilon: Schedule,
+        seed: int = 0,
+        validate: Callable[["MetaLearner"], dict[str, float]] | None = None,
+        validate_every: int = 0,
+        checkpoint_to: Path | None = None,
+        checkpoint_every: int = 0,
+        config: dict[str, Any] | None = None,
+        progress: bool = False,
+    ) -> None:
+        """Train φ until `meta_steps` meta-steps are done, from where it stands.
+
+        With `meta_batch` = 1 and `rule` = reptile this is algorithm 1 of the paper
+        (serial), with more tasks a meta-step algorithm 2 (batched). The same seed gives
+        the same φ, bit for bit on one machine, also across a stop and `restore`.
+
+        Args:
+            tasks: where tasks come from.
+            meta_steps: meta-steps in all, those already done included.
+            meta_batch: n, tasks a meta-step.
+            epsilon: ε as a function of the share of meta-steps done, see `meta`.
+            seed: draws the tasks.
+            validate: measures the learner, for the history; give it validation classes.
+            validate_every: meta-steps between two calls; 0 for never.
+            checkpoint_to: file for checkpoints; also written at the end and on Ctrl-C.
+            checkpoint_every: meta-steps between two checkpoints; 0 for at the end only.
+            config: JSON settings to keep in the checkpoint.
+            progress: draw a progress bar on stderr.
+
+        Raises:
+            UserError: settings do not fit, the loss became NaN or infinite (φ is then
+                as before), or a checkpoint cannot be written or would replace that of
+                a run which has got further.
+        """
+        team = self.agree()
+        if meta_batch < 1 or meta_steps <= self.state.meta_step:
+            raise UserError(
+                f"meta_batch = {meta_batch}, meta_steps = {meta_steps} with"
+                f" {self.state.meta_step} done; ask for more, or make a new learner"
+            )
+        if min(validate_every, checkpoint_every) < 0:
+            raise UserError(
+                f"validate_every = {validate_every}, checkpoint_every ="
+                f" {checkpoint_every}; give meta-steps between two, or 0 for never"
+            )
+        if meta_batch < team.size:
+            raise UserError(
+                f"meta_batch = {meta_batch} for {team.size} processes; start at most a"
+                " process a task"
+            )
+        if not callable(epsilon):
+            raise UserError(
+                f"epsilon = {epsilon} is no schedule; give constant({epsilon}), or"
+                " linear(1.0, 0.0)"
+            )
+        tasks = tasks.to(self.phi.device) if hasattr(tasks, "to") else tasks
+        if self.phi.dim() == 1:  # several runs are checked one by one
+            check_tasks(self.kernel, self.kernel.pack(self.phi), tasks)
+        run = self._training(tasks, meta_steps, meta_batch, epsilon, seed)
+        every = {
+            "row": max(1, meta_steps // HISTORY_ROWS),
+            "validation": validate_every,
+            "checkpoint": checkpoint_every,
+        }
+
+        def write_checkpoint() -> None:
+            if checkpoint_to:
+                team.first_alone(lambda: self.save(checkpoint_to, config))
+
+        if self.state.meta_step == 0:
+            if checkpoint_to:
+                team.first_alone(lambda: checkpoint.refuse_a_run(checkpoint_to))
+            write_checkpoint()  # a folder that cannot be written shows itself now
+        bar = tqdm(
+            total=meta_steps,
+            initial=self.state.meta_step,
+            disable=not progress or team.rank > 0,
+            unit="meta-step",
+            smoothing=0.05,
+        )
+        began = time.perf_counter() - (
+            self.history[-1]["seconds"] if self.history else 0
+        )
+        watched: list[list[float]] = []  # since the last row of the history
+        try:
+            with bar, memory_told(meta_batch):
+                while (start := self.state.meta_step) < meta_steps:
+                    halts = [every["validation"], every["checkpoint"]]
+                    ends = [(start // n + 1) * n for n in halts if n]
+                    stop = min(
+                        start + max(1, run.at_once // meta_batch), meta_steps, *ends
+                    )
+                    for step, values in self._take(run, range(start, stop)):
+                        watched.append(values)
+                        row_ends = step % every["row"] == 0 or step == meta_steps
+                        if not row_ends and step not in ends:
+                            continue
+                        seconds = time.perf_counter() - began
+                        epsilon_now = epsilon((step - 1) / meta_steps)
+                        self.history.append(_row(step, epsilon_now, watched, seconds))
+                        watched = []
+                    bar.update(stop - start)
+                    if validate and validate_every and stop % validate_every == 0:
+                        self.history[-1] |= validate(self)
+                    if self.history:
+                        bar.set_postfix(loss=f"{self.history[-1]['loss']:.3f}")
+                    if stop in (meta_steps, ends[-1] if checkpoint_every else None):
+                        write_checkpoint()
+        except KeyboardInterrupt:
+            if checkpoint_to and team.rank == 0:  # the others may be gone
+                with uninterrupted():
+                    self.save(checkpoint_to, config)
+            raise
+
+    def _training(
+        self,
+        tasks: Tasks,
+        meta_steps: int,
+        meta_batch: int,
+        epsilon: Schedule,
+        seed: int,
+    ) -> Training:
+        """Say for the meta-steps what a run is, in the kernel's order."""
+        kernel, size = self.kernel, self.phi.shape[-1:]
+
+        def in_order(done: float) -> float | Tensor:
+            now = epsilon(done)
+            vector = isinstance(now, Tensor) and now.shape[-1:] == size
+            return kernel.pack(now) if vector else now
+
+        on_gpu = self.phi.device.type == "cuda"
+        replayed = self.recorded and self.engine == "stacked" and on_gpu
+        return Training(
+            InnerLoop(kernel, self.inner),
+            captured(self.rule) if replayed else self.rule,
+            tasks,
+            self.team,
+            inner_steps=self.inner_steps,
+            inner_batch=self.inner_batch,
+            meta_steps=meta_steps,
+            meta_batch=meta_batch,
+            epsilon=in_order,
+            seed=seed,
+            outer=self.outer and in_kernel_order(self.outer, kernel),
+            moments=self.moments,
+            one_a_core=self.engine == "threads",
+            at_once=self.at_once,
+        )
+
+    def _take(self, run: Training, steps: range) -> list[tuple[int, list[float]]]:
+        """Do some meta-steps, and look at the device once, at their end.
+
+        Returns:
+            meta-steps done; loss, and mean number of inner steps or NaN; of each.
+        """
+        before, size, kernel = self.state, self.phi.shape[-1:], run.U.kernel
+
+        def turned(state: MetaState, turn: Callable[[Tensor], Tensor]) -> MetaState:
+            return state.map(lambda v: turn(v) if v.shape[-1:] == size else v)
+
+        now, watched = turned(before, kernel.pack), []
+        try:
+            for now, target in meta_steps(run, now, steps):
+                watched.append(target.watched())
+        finally:
+            self.state = turned(now, kernel.unpack)
+        values: list[list[float]] = torch.stack(watched).tolist()
+        seen = [("loss", step, v[0]) for step, v in zip(steps, values, strict=True)]
+        seen.append(("sum of phi", steps[-1], self.phi.sum().item()))
+        for what, step, value in seen:
+            if not math.isfinite(value):
+                self.state = before
+                raise UserError(
+                    f"training diverged: the {what} is {value} at meta-step {step};"
+                    f" lower the inner learning rate (now {self.inner.lr}) or epsilon"
+                )
+        return list(zip((step + 1 for step in steps), values, strict=True))
+
+    def agree(self) -> Team:
+        """Put every process (`parallel`) where the first stands; fit begins with it."""
+        team, device = self.team, self.phi.device
+        if team.size > 1:
+            start = self.state.map(Tensor.cpu), self.history, self.engine
+            state, self.history, self.engine = team.agree(start)
+            self.state = state.map(lambda t: t.to(device))
+        return team
+
+    def save(self, path: Path, config: dict[str, Any] | None = None) -> None:
+        """Write φ, the optimisers' states, the history and `config` to one file.
+
+        Raises:
+            UserError: the file cannot be written; an older one then stays as it was.
+        """
+        metadata = {
+            "meta_step": self.state.meta_step,
+            "history": self.history,
+            "config": config or {},
+        }
+        phi, inner, outer, _ = self.state
+        states = {"inner": inner, "outer": outer}
+        checkpoint.save(path, phi, layout(self.model), states, metadata)
+
+    def restore(self, path: Path) -> None:
+        """Go on from where the run that wrote `path` stood.
+
+        Raises:
+            UserError: the file is missing, damaged, or another model's.
+        """
+        found = checkpoint.load(path)
+        phi = found.vector(layout(self.model)).to(self.phi)
+        inner = found.state("inner", self.inner, phi)
+        outer = found.state("outer", self.outer, phi)
+        self.state = MetaState(phi, inner, outer, found.metadata["meta_step"])
+        self.history = found.metadata["history"]
+
+
+def _row(
+    step: int, epsilon: float | Tensor, watched: list[list[float]], seconds: float
+) -> dict[str, float]:
+    """Return a row of the history: means over the meta-steps since the last one."""
+    row = {
+        "meta_step": step,
+        "epsilon": torch.as_tensor(epsilon).double().mean().item(),
+        "loss": mean(loss for loss, _ in watched),
+        "seconds": seconds,
+    }
+    if not math.isnan(taken := mean(taken for _, taken in watched)):
+        row["inner_steps"] = taken
+    return row
+
+
+Reptile = partial(MetaLearner, rule=reptile)
+"""Make a `MetaLearner` that follows `meta.reptile`."""
+
+FOMAML = partial(MetaLearner, rule=fomaml)
+"""Make a `MetaLearner` that follows `meta.fomaml`; ε is its outer learning rate."""
+
+MAML = partial(MetaLearner, rule=maml)
+"""Make a `MetaLearner` that follows `meta.maml`; ε is its outer learning rate."""
+
+Joint = partial(MetaLearner, rule=joint)
+"""Make a `MetaLearner` that follows `meta.joint`; ε is its learning rate."""

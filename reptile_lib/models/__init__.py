@@ -1,0 +1,1 @@
+"""The book's networks, as plain modules: one file each."""

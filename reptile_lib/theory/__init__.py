@@ -1,0 +1,1 @@
+"""What can be solved on paper: quadratic bowls, the expansion, linear maps."""
