@@ -1,0 +1,1 @@
+"""Runs: settings, a folder, the command line, several seeds side by side."""
