@@ -37,15 +37,20 @@ def find_device(name: str | torch.device) -> torch.device:
     return device
 
 
+def out_of_memory(error: Exception) -> bool:
+    """Say whether an error means that memory did not suffice, on any device."""
+    # On a CPU torch raises a plain RuntimeError.
+    known = isinstance(error, MemoryError | torch.OutOfMemoryError)
+    return known or "DefaultCPUAllocator" in str(error)
+
+
 @contextmanager
 def memory_told(meta_batch: int) -> Iterator[None]:
     """Turn an error for lack of memory into a UserError that says what to change."""
     try:
         yield
     except (RuntimeError, MemoryError) as error:
-        # On a CPU torch raises a plain RuntimeError.
-        known = isinstance(error, MemoryError | torch.OutOfMemoryError)
-        if not known and "DefaultCPUAllocator" not in str(error):
+        if not out_of_memory(error):
             raise
         failure = UserError(
             f"meta_batch = {meta_batch}: too little memory for the tasks that are held"

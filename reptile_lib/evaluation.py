@@ -10,13 +10,13 @@ shown together (Nichol et al. 2018, section 6.1):
 
 import math
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import NamedTuple, Protocol, get_args
 
 import torch
 from torch import Tensor
 
-from reptile_lib.checks import check_tasks
 from reptile_lib.errors import UserError
 from reptile_lib.examples import Inputs
 from reptile_lib.inner import InnerOptimizer, Moments, State
@@ -45,6 +45,14 @@ class Learner(Protocol):
     @property
     def team(self) -> Team:
         """Who shares the tasks."""
+        ...
+
+    def check(self, tasks: Tasks) -> None:
+        """Raise UserError unless the model takes the tasks."""
+        ...
+
+    def computing(self) -> AbstractContextManager[None]:
+        """Return the context in which to compute."""
         ...
 
 
@@ -136,20 +144,25 @@ def evaluate(
         learner, tasks, inner_steps, inner_batch, seed, stream, moments
     )
     scores = [torch.empty(0, 3, dtype=torch.float64)]
-    for episodes, state in adapting.chunks(learner.team.portion(count), count, at_once):
-        theta = adapting.U(adapting.phi, episodes.support, episodes.order, state).theta
-        protocols = _protocols(learner.kernel, theta, episodes)
-        hits = [answers.argmax(-1) == episodes.query.y for answers in protocols]
-        bad = ~theta.isfinite().all(1)
-        rows = [hit.double().mean(1) for hit in hits]
-        scores.append(torch.stack([*rows, bad.double()], 1).cpu())
-    *protocols, diverged = learner.team.gather(torch.cat(scores)).unbind(1)
+    with learner.computing():
+        for episodes, state in adapting.chunks(
+            learner.team.portion(count), count, at_once
+        ):
+            theta = adapting.U(
+                adapting.phi, episodes.support, episodes.order, state
+            ).theta
+            protocols = _protocols(learner.kernel, theta, episodes)
+            hits = [answers.argmax(-1) == episodes.query.y for answers in protocols]
+            bad = ~theta.isfinite().all(1)
+            rows = [hit.double().mean(1) for hit in hits]
+            scores.append(torch.stack([*rows, bad.double()], 1).cpu())
+    *both, diverged = learner.team.gather(torch.cat(scores)).unbind(1)
     if bad_tasks := int(diverged.sum().item()):
         raise UserError(
             f"{bad_tasks} of {count} tasks diverged in {inner_steps} inner steps;"
             f" lower the inner learning rate (now {learner.inner.lr})"
         )
-    return Evaluation(*map(Score, protocols))
+    return Evaluation(*map(Score, both))
 
 
 def _protocols(
@@ -192,13 +205,14 @@ def adaptation_curve(
     )
     U = InnerLoop(learner.kernel, replace(learner.inner, stop=None))
     curves = []
-    for (support, query, order), state in adapting.chunks(range(count), count):
-        theta = adapting.phi
-        losses = [learner.kernel.losses(theta.expand(len(order), -1), query)]
-        for j in range(inner_steps):
-            theta, state, *_ = U(theta, support, order[:, j : j + 1], state)
-            losses.append(learner.kernel.losses(theta, query))
-        curves.append(torch.stack(losses, 1).double().cpu())
+    with learner.computing():
+        for (support, query, order), state in adapting.chunks(range(count), count):
+            theta = adapting.phi
+            losses = [learner.kernel.losses(theta.expand(len(order), -1), query)]
+            for j in range(inner_steps):
+                theta, state, *_ = U(theta, support, order[:, j : j + 1], state)
+                losses.append(learner.kernel.losses(theta, query))
+            curves.append(torch.stack(losses, 1).double().cpu())
     return torch.cat(curves)
 
 
@@ -226,7 +240,7 @@ class _Adapting:
     def chunks(
         self, mine: range, count: int, at_once: int = AT_ONCE
     ) -> Iterator[tuple[Episodes, State | None]]:
-        """Sample tasks `mine` of `count` in pieces, each with the state to start from."""
+        """Sample tasks `mine` of `count` in pieces, with the state to start from."""
         learner, kernel = self.learner, self.learner.kernel
         if count < 1 or self.inner_steps < 0:
             raise UserError(
@@ -239,7 +253,7 @@ class _Adapting:
         carried = (self.moments or learner.moments) == "carry"
         start = reordered(state, phi, kernel.pack) if carried and state else None
         tasks = self.tasks.to(phi.device)
-        check_tasks(kernel, self.phi, tasks)
+        learner.check(tasks)
         for first in range(0, len(mine), at_once):
             who = draws(
                 self.seed,

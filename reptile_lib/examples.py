@@ -77,8 +77,8 @@ class Examples:
         for name, count in zip(self.names, counts, strict=True):
             if len(count) != 1 or 0 in count:
                 raise UserError(
-                    f"class {name!r} has {sorted(count)} examples; give at least one, and"
-                    " as many of each kind"
+                    f"class {name!r} has {sorted(count)} examples; give at least one,"
+                    " and as many of each kind"
                 )
         several = bool(len(values)) and isinstance(values[0], tuple)
         object.__setattr__(self, "names", tuple(self.names))
@@ -93,8 +93,8 @@ class Examples:
         """Return the values of each class, [examples, ...]."""
         sizes = list(self.counts)
         if isinstance(self.pool, Tensor):
-            return list(self.pool.split(sizes))
-        return list(zip(*(x.split(sizes) for x in self.pool), strict=True))
+            return list(torch.split(self.pool, sizes))
+        return list(zip(*(torch.split(x, sizes) for x in self.pool), strict=True))
 
     def to(self, device: torch.device) -> "Examples":
         """Return the examples on `device`."""

@@ -46,7 +46,7 @@ class InnerLoop:
         last, axes = order.dim() - 3, order.shape[:-2]
         flat = support.map(lambda t: t.flatten(0, last)), order.flatten(0, last)
         found = self.kernel.descend(inner, theta, start, *flat)
-        return found.map(lambda t: t.unflatten(0, axes)) if last else found
+        return found.map(lambda t: t.view(*axes, *t.shape[1:])) if last else found
 
     def differentiable(
         self, phi: Tensor, support: Batch, order: Tensor, state: State | None = None
@@ -63,20 +63,20 @@ class InnerLoop:
         )
         with torch.enable_grad():
             found = steps_on(gradient, inner, theta, start, batches)
-            return found.map(lambda t: t.unflatten(0, axes))
+            return found.map(lambda t: t.view(*axes, *t.shape[1:]))
 
     def losses(self, theta: Tensor, batch: Batch) -> Tensor:
-        """Return the loss of each task, [n, ...], at theta [n, ..., P]; differentiable."""
+        """Return the losses [n, ...] at theta [n, ..., P]; differentiable."""
         axes, last = theta.shape[:-1], theta.dim() - 2
         flat = batch.map(lambda t: t.flatten(0, last))
-        return self.kernel.losses(theta.flatten(0, last), flat).unflatten(0, axes)
+        return self.kernel.losses(theta.flatten(0, last), flat).view(axes)
 
     def gradient(self, theta: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Return the gradients [n, ..., P] at theta [n, ..., P], and losses [n, ...]."""
+        """Return gradients [n, ..., P] at theta [n, ..., P], and losses [n, ...]."""
         axes, last = theta.shape[:-1], theta.dim() - 2
         flat = batch.map(lambda t: t.flatten(0, last))
         g, losses = self.kernel.gradient(theta.flatten(0, last), flat)
-        return g.unflatten(0, axes), losses.unflatten(0, axes)
+        return g.view(*axes, -1), losses.view(axes)
 
     def _start(
         self, phi: Tensor, order: Tensor, state: State | None
@@ -114,7 +114,6 @@ def adapt(
         inner: the inner optimiser.
         state: where the optimiser starts, shaped as φ is; as it begins, if None.
     """
-
     start = reordered(state, phi, kernel.pack) if state else None
     found = InnerLoop(kernel, inner)(kernel.pack(phi), support, order, start)
     left = reordered(found.state, phi, kernel.unpack)

@@ -203,8 +203,7 @@ class Autograd:
 
         def laid_out(v: Tensor) -> Tensor:
             # a task's images: CPU convolutions are faster with channels last
-            last = v[0].to(memory_format=torch.channels_last) if v.dim() == 5 else v[0]
-            return last
+            return v[0].to(memory_format=torch.channels_last) if v.dim() == 5 else v[0]
 
         own = support.map(laid_out)
         batches = (own.map(lambda t, b=b: t[b][None]) for b in order[0])  # type: ignore[misc]
@@ -246,7 +245,7 @@ def of_model(model: nn.Module, criterion: Criterion, bf16: bool = False) -> Auto
 
 
 def reordered(state: State, theta: Tensor, turn: Callable[[Tensor], Tensor]) -> State:
-    """Apply `pack` or `unpack` to those entries of a state that are vectors [..., P]."""
+    """Apply `pack` or `unpack` to the entries of a state that are vectors [..., P]."""
     vector = theta.shape[-1:]
     return {n: turn(v) if v.shape[-1:] == vector else v for n, v in state.items()}
 

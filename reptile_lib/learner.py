@@ -9,30 +9,27 @@
 device, and looks at the result once per chunk.
 """
 
-import math
-import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from statistics import fmean as mean
 from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from tqdm import tqdm
 
-from reptile_lib.checks import check_model, check_optimizer, check_tasks
 from reptile_lib.device import find_device, memory_told
 from reptile_lib.errors import UserError
-from reptile_lib.fast.choose import Engine, make_kernel, written_engine
+from reptile_lib.fast.choose import Engine, fastest, make_kernel, written_engine
 from reptile_lib.fast.graphs import captured
-from reptile_lib.fast.torch_settings import Precision
+from reptile_lib.fast.torch_settings import Precision, precise
 from reptile_lib.inner import InnerOptimizer, Moments, State
 from reptile_lib.inner_loop import InnerLoop
 from reptile_lib.kernel import Criterion, Kernel, in_kernel_order
 from reptile_lib.meta import (
+    Alone,
     MetaState,
     Rule,
     Team,
@@ -40,17 +37,20 @@ from reptile_lib.meta import (
     fomaml,
     joint,
     maml,
-    meta_steps,
     reptile,
 )
-from reptile_lib.parallel.signals import uninterrupted
 from reptile_lib.parallel.team import here
 from reptile_lib.params import layout, ravel
+from reptile_lib.runs.checks import (
+    check_model,
+    check_optimizer,
+    check_run,
+    check_tasks,
+)
+from reptile_lib.runs.loop import Loop
 from reptile_lib.schedules import Schedule
 from reptile_lib.storage import checkpoint
 from reptile_lib.tasks import Tasks
-
-HISTORY_ROWS = 200  # about as many rows as a history has
 
 
 @dataclass
@@ -110,12 +110,14 @@ class MetaLearner:
         check_optimizer("inner", self.inner)
         if self.outer is not None:
             check_optimizer("outer", self.outer)
-        least = {"inner_steps": self.inner_steps, "at_once": self.at_once}
-        if self.inner_batch is not None:
-            least["inner_batch"] = self.inner_batch
-        for name, value in least.items():
-            if value < 1:
-                raise UserError(f"{name} = {value}; give at least 1")
+        least = {
+            "inner_steps": self.inner_steps,
+            "inner_batch": 1 if self.inner_batch is None else self.inner_batch,
+            "at_once": self.at_once,
+        }
+        for amount, given in least.items():
+            if given < 1:
+                raise UserError(f"{amount} = {given}; give at least 1")
         for name, value, kind in (
             ("moments", self.moments, Moments),
             ("engine", self.engine, Engine),
@@ -142,19 +144,21 @@ class MetaLearner:
 
     @property
     def kernel(self) -> Kernel:
-        """How the model's gradients are computed; the same one until a setting changes."""
+        """How the model's gradients are computed."""
         settings = self.engine, self.precision, self.compiled
         if self._kernel is None or self._kernel[0] != settings:
-            made = make_kernel(
-                self.model,
-                self.criterion,
-                device=self.phi.device,
-                engine=self.engine,
-                precision=self.precision,
-                compiled=self.compiled,
-            )
-            self._kernel = settings, made
+            self._kernel = settings, self._make_kernel(self.engine)
         return self._kernel[1]
+
+    def _make_kernel(self, engine: Engine) -> Kernel:
+        return make_kernel(
+            self.model,
+            self.criterion,
+            device=self.phi.device,
+            engine=engine,
+            precision=self.precision,
+            compiled=self.compiled,
+        )
 
     @property
     def team(self) -> Team:
@@ -181,7 +185,7 @@ class MetaLearner:
         seed: int = 0,
         validate: Callable[["MetaLearner"], dict[str, float]] | None = None,
         validate_every: int = 0,
-        checkpoint_to: Path | None = None,
+        checkpoint_to: Path | str | None = None,
         checkpoint_every: int = 0,
         config: dict[str, Any] | None = None,
         progress: bool = False,
@@ -211,84 +215,52 @@ class MetaLearner:
                 a run which has got further.
         """
         team = self.agree()
-        if meta_batch < 1 or meta_steps <= self.state.meta_step:
-            raise UserError(
-                f"meta_batch = {meta_batch}, meta_steps = {meta_steps} with"
-                f" {self.state.meta_step} done; ask for more, or make a new learner"
-            )
+        done = self.state.meta_step
+        check_run(done, meta_steps, meta_batch, epsilon, team.size)
         if min(validate_every, checkpoint_every) < 0:
             raise UserError(
                 f"validate_every = {validate_every}, checkpoint_every ="
                 f" {checkpoint_every}; give meta-steps between two, or 0 for never"
             )
-        if meta_batch < team.size:
-            raise UserError(
-                f"meta_batch = {meta_batch} for {team.size} processes; start at most a"
-                " process a task"
-            )
-        if not callable(epsilon):
-            raise UserError(
-                f"epsilon = {epsilon} is no schedule; give constant({epsilon}), or"
-                " linear(1.0, 0.0)"
-            )
-        tasks = tasks.to(self.phi.device) if hasattr(tasks, "to") else tasks
+        self.check(tasks)
+        settings = tasks.to(self.phi.device), meta_steps, meta_batch, epsilon, seed
+        run = self._training(*settings)
+        if self.engine == "auto":
+            self.engine = team.first_alone(lambda: self._fastest(run))
+            run = self._training(*settings)
+        loop = Loop(
+            self,
+            run,
+            validate and partial(validate, self),
+            validate_every,
+            None if checkpoint_to is None else Path(checkpoint_to),
+            checkpoint_every,
+            config,
+        )
+        with self.computing(), memory_told(meta_batch):
+            loop.go(progress)
+
+    def check(self, tasks: Tasks) -> None:
+        """Raise UserError unless the model takes the tasks and answers as they ask."""
         if self.phi.dim() == 1:  # several runs are checked one by one
             check_tasks(self.kernel, self.kernel.pack(self.phi), tasks)
-        run = self._training(tasks, meta_steps, meta_batch, epsilon, seed)
-        every = {
-            "row": max(1, meta_steps // HISTORY_ROWS),
-            "validation": validate_every,
-            "checkpoint": checkpoint_every,
-        }
 
-        def write_checkpoint() -> None:
-            if checkpoint_to:
-                team.first_alone(lambda: self.save(checkpoint_to, config))
+    def computing(self) -> AbstractContextManager[None]:
+        """Return the context in which matrices are multiplied as `precision` says."""
+        return precise(self.precision)
 
-        if self.state.meta_step == 0:
-            if checkpoint_to:
-                team.first_alone(lambda: checkpoint.refuse_a_run(checkpoint_to))
-            write_checkpoint()  # a folder that cannot be written shows itself now
-        bar = tqdm(
-            total=meta_steps,
-            initial=self.state.meta_step,
-            disable=not progress or team.rank > 0,
-            unit="meta-step",
-            smoothing=0.05,
+    def _fastest(self, run: Training) -> Engine:
+        """Try the first tasks of a run, a few inner steps, on each engine."""
+        first = replace(run, inner_steps=min(2, self.inner_steps), team=Alone())
+        (parts,) = first.drawn(range(1), self.state)
+        on_cpu = self.phi.device.type == "cpu"
+        engines: tuple[Engine, ...] = ("stacked", "threads" if on_cpu else "serial")
+        return fastest(
+            {engine: self._make_kernel(engine) for engine in engines},
+            self.inner,
+            self.phi,
+            next(parts),
         )
-        began = time.perf_counter() - (
-            self.history[-1]["seconds"] if self.history else 0
-        )
-        watched: list[list[float]] = []  # since the last row of the history
-        try:
-            with bar, memory_told(meta_batch):
-                while (start := self.state.meta_step) < meta_steps:
-                    halts = [every["validation"], every["checkpoint"]]
-                    ends = [(start // n + 1) * n for n in halts if n]
-                    stop = min(
-                        start + max(1, run.at_once // meta_batch), meta_steps, *ends
-                    )
-                    for step, values in self._take(run, range(start, stop)):
-                        watched.append(values)
-                        row_ends = step % every["row"] == 0 or step == meta_steps
-                        if not row_ends and step not in ends:
-                            continue
-                        seconds = time.perf_counter() - began
-                        epsilon_now = epsilon((step - 1) / meta_steps)
-                        self.history.append(_row(step, epsilon_now, watched, seconds))
-                        watched = []
-                    bar.update(stop - start)
-                    if validate and validate_every and stop % validate_every == 0:
-                        self.history[-1] |= validate(self)
-                    if self.history:
-                        bar.set_postfix(loss=f"{self.history[-1]['loss']:.3f}")
-                    if stop in (meta_steps, ends[-1] if checkpoint_every else None):
-                        write_checkpoint()
-        except KeyboardInterrupt:
-            if checkpoint_to and team.rank == 0:  # the others may be gone
-                with uninterrupted():
-                    self.save(checkpoint_to, config)
-            raise
 
     def _training(
         self,
@@ -303,8 +275,9 @@ class MetaLearner:
 
         def in_order(done: float) -> float | Tensor:
             now = epsilon(done)
-            vector = isinstance(now, Tensor) and now.shape[-1:] == size
-            return kernel.pack(now) if vector else now
+            if isinstance(now, Tensor) and now.shape[-1:] == size:
+                return kernel.pack(now)
+            return now
 
         on_gpu = self.phi.device.type == "cuda"
         replayed = self.recorded and self.engine == "stacked" and on_gpu
@@ -325,45 +298,16 @@ class MetaLearner:
             at_once=self.at_once,
         )
 
-    def _take(self, run: Training, steps: range) -> list[tuple[int, list[float]]]:
-        """Do some meta-steps, and look at the device once, at their end.
-
-        Returns:
-            meta-steps done; loss, and mean number of inner steps or NaN; of each.
-        """
-        before, size, kernel = self.state, self.phi.shape[-1:], run.U.kernel
-
-        def turned(state: MetaState, turn: Callable[[Tensor], Tensor]) -> MetaState:
-            return state.map(lambda v: turn(v) if v.shape[-1:] == size else v)
-
-        now, watched = turned(before, kernel.pack), []
-        try:
-            for now, target in meta_steps(run, now, steps):
-                watched.append(target.watched())
-        finally:
-            self.state = turned(now, kernel.unpack)
-        values: list[list[float]] = torch.stack(watched).tolist()
-        seen = [("loss", step, v[0]) for step, v in zip(steps, values, strict=True)]
-        seen.append(("sum of phi", steps[-1], self.phi.sum().item()))
-        for what, step, value in seen:
-            if not math.isfinite(value):
-                self.state = before
-                raise UserError(
-                    f"training diverged: the {what} is {value} at meta-step {step};"
-                    f" lower the inner learning rate (now {self.inner.lr}) or epsilon"
-                )
-        return list(zip((step + 1 for step in steps), values, strict=True))
-
     def agree(self) -> Team:
         """Put every process (`parallel`) where the first stands; fit begins with it."""
         team, device = self.team, self.phi.device
         if team.size > 1:
             start = self.state.map(Tensor.cpu), self.history, self.engine
-            state, self.history, self.engine = team.agree(start)
+            state, self.history, self.engine = team.first_alone(lambda: start)
             self.state = state.map(lambda t: t.to(device))
         return team
 
-    def save(self, path: Path, config: dict[str, Any] | None = None) -> None:
+    def save(self, path: Path | str, config: dict[str, Any] | None = None) -> None:
         """Write φ, the optimisers' states, the history and `config` to one file.
 
         Raises:
@@ -373,38 +317,26 @@ class MetaLearner:
             "meta_step": self.state.meta_step,
             "history": self.history,
             "config": config or {},
+            "engine": self.engine,
         }
         phi, inner, outer, _ = self.state
         states = {"inner": inner, "outer": outer}
-        checkpoint.save(path, phi, layout(self.model), states, metadata)
+        checkpoint.save(Path(path), phi, layout(self.model), states, metadata)
 
-    def restore(self, path: Path) -> None:
+    def restore(self, path: Path | str) -> None:
         """Go on from where the run that wrote `path` stood.
 
         Raises:
             UserError: the file is missing, damaged, or another model's.
         """
-        found = checkpoint.load(path)
+        found = checkpoint.load(Path(path))
         phi = found.vector(layout(self.model)).to(self.phi)
         inner = found.state("inner", self.inner, phi)
         outer = found.state("outer", self.outer, phi)
         self.state = MetaState(phi, inner, outer, found.metadata["meta_step"])
         self.history = found.metadata["history"]
-
-
-def _row(
-    step: int, epsilon: float | Tensor, watched: list[list[float]], seconds: float
-) -> dict[str, float]:
-    """Return a row of the history: means over the meta-steps since the last one."""
-    row = {
-        "meta_step": step,
-        "epsilon": torch.as_tensor(epsilon).double().mean().item(),
-        "loss": mean(loss for loss, _ in watched),
-        "seconds": seconds,
-    }
-    if not math.isnan(taken := mean(taken for _, taken in watched)):
-        row["inner_steps"] = taken
-    return row
+        if self.engine == "auto":  # the digits go on as they began
+            self.engine = found.metadata.get("engine", "auto")
 
 
 Reptile = partial(MetaLearner, rule=reptile)

@@ -155,7 +155,7 @@ class Training:
     one_a_core: bool = False
     """Whether each task keeps a core busy; several processes may then cut tasks."""
     at_once: int = 256
-    """Tasks drawn, and held, at a time: bounds memory, and how late a NaN is noticed."""
+    """Tasks held at a time: bounds memory, and how late a NaN is noticed."""
 
     def drawn(self, steps: range, now: MetaState) -> Iterator[Iterator[Episodes]]:
         """Yield for each meta-step this process's tasks, in parts."""
@@ -173,28 +173,22 @@ class Training:
 
 
 class Team(Protocol):
-    """Those who share the tasks of a meta-step: one process, or several."""
+    """Those who share the tasks of a meta-step: one process, or several.
+
+    `rank` says which process this is, of `size`.
+    """
 
     @property
-    def rank(self) -> int:
-        """Which process this is."""
-        ...
-
+    def rank(self) -> int: ...  # noqa: D102
     @property
-    def size(self) -> int:
-        """How many there are."""
-        ...
+    def size(self) -> int: ...  # noqa: D102
 
     def share(self, run: Training) -> range:
         """Return which tasks of a meta-batch are this process's."""
         ...
 
     def target(
-        self,
-        run: Training,
-        phi: Tensor,
-        state: State | None,
-        parts: Iterator[Episodes],
+        self, run: Training, phi: Tensor, state: State | None, parts: Iterator[Episodes]
     ) -> Target:
         """Ask the rule about each part of a meta-batch, and average over all tasks."""
         ...
@@ -211,10 +205,6 @@ class Team(Protocol):
         """Let the first process act and return what it did; if it fails, all raise."""
         ...
 
-    def agree(self, value: T) -> T:
-        """Return the first process's value."""
-        ...
-
 
 class Alone:
     """The team of one process."""
@@ -226,11 +216,7 @@ class Alone:
         return range(run.meta_batch)
 
     def target(
-        self,
-        run: Training,
-        phi: Tensor,
-        state: State | None,
-        parts: Iterator[Episodes],
+        self, run: Training, phi: Tensor, state: State | None, parts: Iterator[Episodes]
     ) -> Target:
         """Ask the rule about each part of a meta-batch, and average."""
         found = [(len(p.order), run.rule(run.U, phi, p, state)) for p in parts]
@@ -247,10 +233,6 @@ class Alone:
     def first_alone(self, act: Callable[[], T]) -> T:
         """Act."""
         return act()
-
-    def agree(self, value: T) -> T:
-        """Return the value."""
-        return value
 
 
 def weighted_mean(

@@ -240,8 +240,8 @@ class FewShotTasks:
 class GroupTasks:
     """Tasks that are groups of rows: the ratings of a user, the days of a machine.
 
-    Each task is one group, drawn with equal chances; `shots` of its rows, at random, are
-    its support set and `query_shots` others its query set.
+    Each task is one group, drawn with equal chances; `shots` of its rows, at random,
+    are its support set and `query_shots` others its query set.
 
     Args:
         x: ``[rows, *shape]``, or a tuple of such.
@@ -264,13 +264,13 @@ class GroupTasks:
         rows = [len(t) for t in (*xs, self.y, self.group)]
         if len(set(rows)) != 1 or self.group.dim() != 1 or not rows[0]:
             raise UserError(f"x, y and group have {rows} rows; give one of each a row")
-        names, counts = self.group.unique(return_counts=True)
+        names, counts = torch.unique(self.group, return_counts=True)
         least = self.shots + self.query_shots
         if (counts < least).any():
             small = int(counts.argmin())
             raise UserError(
-                f"group {names[small].item()} has {counts[small].item()} rows; leave out"
-                f" groups of fewer than shots + query_shots = {least}"
+                f"group {names[small].item()} has {counts[small].item()} rows; leave"
+                f" out groups of fewer than shots + query_shots = {least}"
             )
 
     def to(self, device: torch.device) -> "GroupTasks":
@@ -280,7 +280,7 @@ class GroupTasks:
 
     def sample(self, draws: Draws) -> Episodes:
         """Return tasks with x [m, shots, ...] and y [m, shots, ...]."""
-        _, counts = self.group.unique(return_counts=True)
+        _, counts = torch.unique(self.group, return_counts=True)
         by_group = self.group.argsort(stable=True)
         chosen = (draws.uniform(0, 1) * len(counts)).long()  # [m, 1]
         order = draws.uniform(1, int(counts.max()))

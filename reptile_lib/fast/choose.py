@@ -1,23 +1,21 @@
 """Which kernel computes a model's gradients, and how it spreads the tasks."""
 
 import time
-from collections.abc import Callable
-from contextlib import suppress
-from dataclasses import dataclass, field, replace
-from functools import partial
+from dataclasses import replace
 from math import inf
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from reptile_lib.examples import Inputs
+from reptile_lib.device import out_of_memory
 from reptile_lib.fast import conv4, mlp
 from reptile_lib.fast.spread import Spread
-from reptile_lib.fast.torch_settings import Precise, Precision
-from reptile_lib.inner import InnerOptimizer, State
-from reptile_lib.kernel import Adapted, Criterion, Kernel, of_model
-from reptile_lib.tasks import Batch
+from reptile_lib.fast.torch_settings import Precision
+from reptile_lib.inner import InnerOptimizer
+from reptile_lib.inner_loop import InnerLoop
+from reptile_lib.kernel import Criterion, Kernel, of_model
+from reptile_lib.tasks import Episodes
 
 Engine = Literal["auto", "serial", "threads", "stacked"]
 """How tasks are spread:
@@ -26,7 +24,7 @@ Engine = Literal["auto", "serial", "threads", "stacked"]
 - "threads": a task for each CPU core.
 - "stacked": all as one batch of operations, weights stacked on a leading axis.
 - "auto": what is fastest. Where a gradient is written out (Conv4, dense networks) that
-  is known; any other model is tried both ways when it first meets several tasks.
+  is known; any other model is tried both ways when `fit` begins.
 """
 
 UNSTACKABLE = RuntimeError, NotImplementedError, ValueError  # what `vmap` raises
@@ -74,8 +72,8 @@ def make_kernel(
     elif engine == "stacked":
         found = reference
     else:
-        found = Tried(reference, Spread(alone, 1, threads=on_cpu))
-    return Precise(found, precision)
+        found = Spread(alone, 1, threads=on_cpu)
+    return found
 
 
 def written_engine(
@@ -95,103 +93,34 @@ def written_engine(
     return "auto"
 
 
-def can_stack(
-    model: nn.Module, criterion: Criterion, theta: Tensor, two: Batch
-) -> bool:
-    """Say whether two tasks' gradients can be taken as one `vmap`.
+def fastest(
+    kernels: dict[Engine, Kernel], inner: InnerOptimizer, phi: Tensor, tasks: Episodes
+) -> Engine:
+    """Try some inner steps on each kernel and return the name of the fastest.
+
+    Not every model can be stacked; a kernel that fails is out, but for the last one.
+    The last one also wins where it is close: digits should not depend on a moment.
 
     Args:
-        model: the module.
-        criterion: the loss.
-        theta: [P].
-        two: a batch [2, B, ...].
+        kernels: by name.
+        inner: the inner optimiser.
+        phi: [P].
+        tasks: a meta-batch, with few inner steps.
     """
-    try:
-        of_model(model, criterion).gradient(theta.expand(2, -1), two)
-    except UNSTACKABLE as error:
-        if _no_memory(error):
-            raise
-        return False
-    return True
-
-
-def _no_memory(error: Exception) -> bool:
-    known = isinstance(error, torch.OutOfMemoryError)
-    return known or "DefaultCPUAllocator" in str(error)
-
-
-@dataclass
-class Tried:
-    """The faster of two kernels, found out where several tasks are first met.
-
-    The first may not work at all for this model; then it is the second.
-    """
-
-    stacked: Kernel
-    singly: Kernel
-    _faster: dict[int, Kernel] = field(default_factory=dict)  # by number of tasks
-
-    def pack(self, vectors: Tensor) -> Tensor:
-        """Return the vectors: both have the model's order."""
-        return vectors
-
-    def unpack(self, vectors: Tensor) -> Tensor:
-        """Return the vectors."""
-        return vectors
-
-    def losses(self, theta: Tensor, batch: Batch) -> Tensor:
-        """Return [n], the loss of each task; differentiable."""
-        both = (self.stacked, self.singly) if theta.requires_grad else (self.singly,)
-        return _first_that_works([partial(k.losses, theta, batch) for k in both])
-
-    def outputs(self, theta: Tensor, x: Inputs) -> Tensor:
-        """Return outputs [n, B, ...]."""
-        return self.singly.outputs(theta, x)
-
-    def gradient(self, theta: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Return gradients [n, P] and losses [n]."""
-        chosen = self._choose(len(theta), lambda k: k.gradient(theta, batch))
-        return chosen.gradient(theta, batch)
-
-    def descend(
-        self,
-        inner: InnerOptimizer,
-        theta: Tensor,
-        state: State,
-        support: Batch,
-        order: Tensor,
-    ) -> Adapted:
-        """Take k inner steps for each of n tasks."""
-        few = order[:, :2]
-        chosen = self._choose(
-            len(order), lambda k: k.descend(inner, theta, state, support, few)
-        )
-        return chosen.descend(inner, theta, state, support, order)
-
-    def _choose(self, n: int, run: Callable[[Kernel], object]) -> Kernel:
-        if n == 1:
-            return self.singly
-        if n not in self._faster:
-            seconds = {True: inf, False: inf}
-            for _ in range(3):
-                for first in seconds:
-                    began = time.perf_counter()
-                    try:
-                        run(self.stacked if first else self.singly)
-                    except UNSTACKABLE as error:
-                        if not first or _no_memory(error):
-                            raise
-                        continue
-                    spent = time.perf_counter() - began
-                    seconds[first] = min(seconds[first], spent)
-            # Rather not, where it is close: the digits should not depend on a moment.
-            wins = seconds[True] * 1.15 < seconds[False]
-            self._faster[n] = self.stacked if wins else self.singly
-        return self._faster[n]
-
-
-def _first_that_works(ways: list[Callable[[], Tensor]]) -> Tensor:
-    for way in ways[:-1]:
-        with suppress(*UNSTACKABLE):
-            return way()
-    return ways[-1]()
+    *others, safe = kernels
+    seconds: dict[Engine, float] = {}
+    for _ in range(3):
+        for name, kernel in kernels.items():
+            began = time.perf_counter()
+            try:
+                InnerLoop(kernel, inner)(
+                    phi, tasks.support, tasks.order
+                ).theta.sum().item()
+            except UNSTACKABLE as error:
+                if name == safe or out_of_memory(error):
+                    raise
+                seconds[name] = inf
+                continue
+            seconds[name] = min(seconds.get(name, inf), time.perf_counter() - began)
+    best = min(others, key=lambda name: seconds[name])
+    return best if seconds[best] * 1.15 < seconds[safe] else safe

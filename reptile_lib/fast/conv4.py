@@ -100,7 +100,8 @@ class Conv4Kernel:
             return self.pack(g), losses
         assert isinstance(batch.x, Tensor)
         with torch.no_grad():
-            take = self._written(*batch.x.shape[:2], batch.x.shape[-1], theta)
+            n, b, *_, size = batch.x.shape
+            take = self._written(n, b, size, theta)
             g, losses = take(theta, Batch(image_patches(batch.x), batch.y))
             return g.clone(), losses
 
@@ -118,15 +119,15 @@ class Conv4Kernel:
             return steps_on(self.gradient, inner, theta, state, iter(batches))
         keep_freed_memory()
         with torch.no_grad():  # threads do not hand it on
-            cut = self._minibatches(support, order)
+            size, cut = self._minibatches(support, order)
             if self.compiled and inner.stop is None and order.shape[1] > 0:
                 return self._compiled(inner, theta, state, cut)
             n, _, b = order.shape
-            take = self._written(n, b, support.x.shape[-1], theta)
+            take = self._written(n, b, size, theta)
             return steps_on(take, inner, theta, state, cut)
 
     def _takes(self, batch: Batch) -> bool:
-        """Say whether these are the square images that the weights are for, labelled."""
+        """Say whether these are labelled square images that the weights are for."""
         x, y = batch
         if not isinstance(x, Tensor) or x.dim() != 5 or y.dim() != 2:
             return False
@@ -137,15 +138,18 @@ class Conv4Kernel:
         fits = self.where.shapes[-2][1] == WIDTH * side * side
         return height == width and fits and channels == self.where.shapes[0][1]
 
-    def _minibatches(self, support: Batch, order: Tensor) -> Iterator[Batch]:
-        """Yield minibatches of patches [n, b, o·o, 9C]: each image is cut once."""
+    def _minibatches(
+        self, support: Batch, order: Tensor
+    ) -> tuple[int, Iterator[Batch]]:
+        """Return the images' side, and minibatches of patches [n, b, o·o, 9C]."""
         assert isinstance(support.x, Tensor)
         patches = image_patches(support.x)
         size = patches.shape[1]
         patches, y = patches.flatten(0, 1), support.y.flatten()
         n = torch.arange(len(order), device=order.device)
         order = order + size * n[:, None, None]
-        return (Batch(patches[o], y[o]) for o in order.unbind(1))
+        batches = (Batch(patches[o], y[o]) for o in order.unbind(1))
+        return support.x.shape[-1], batches
 
     def _written(self, n: int, b: int, size: int, like: Tensor) -> Gradient:
         """Return the gradient on patches; its g is memory that the next call uses."""

@@ -128,7 +128,7 @@ class MlpKernel:
     def _takes(self, batch: Batch) -> bool:
         """Say whether these are the examples and answers that the weights are for."""
         x, y = batch
-        if not isinstance(x, Tensor) or not (x.dim() == 3 or self.flat and x.dim() > 3):
+        if not isinstance(x, Tensor) or x.dim() < 3 or (x.dim() > 3 and not self.flat):
             return False
         if x.shape[2:].numel() != self.where.shapes[0][1]:
             return False

@@ -1,4 +1,4 @@
-"""Tasks in groups, one after the other, or a task for each CPU core: a kernel of one."""
+"""Tasks in groups, one after the other, or one for each CPU core."""
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor

@@ -2,16 +2,10 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import cache
 from typing import Literal
 
 import torch
-from torch import Tensor
-
-from reptile_lib.inner import InnerOptimizer, State
-from reptile_lib.kernel import Adapted, Kernel
-from reptile_lib.tasks import Batch, Inputs
 
 Precision = Literal["float32", "tf32", "bf16"]
 """How matrices are multiplied; parameters and optimisers keep their own precision.
@@ -34,44 +28,6 @@ def precise(precision: Precision) -> Iterator[None]:
     finally:
         torch.set_float32_matmul_precision(before[0])
         cudnn.allow_tf32 = before[1]
-
-
-@dataclass(frozen=True)
-class Precise:
-    """A kernel under `precise`: torch's setting is one of the whole process."""
-
-    kernel: Kernel
-    precision: Precision
-
-    def pack(self, vectors: Tensor) -> Tensor:
-        """See `Kernel`, as for all below."""
-        return self.kernel.pack(vectors)
-
-    def unpack(self, vectors: Tensor) -> Tensor:  # noqa: D102
-        return self.kernel.unpack(vectors)
-
-    def losses(self, theta: Tensor, batch: Batch) -> Tensor:  # noqa: D102
-        with precise(self.precision):
-            return self.kernel.losses(theta, batch)
-
-    def outputs(self, theta: Tensor, x: Inputs) -> Tensor:  # noqa: D102
-        with precise(self.precision):
-            return self.kernel.outputs(theta, x)
-
-    def gradient(self, theta: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:  # noqa: D102
-        with precise(self.precision):
-            return self.kernel.gradient(theta, batch)
-
-    def descend(  # noqa: D102
-        self,
-        inner: InnerOptimizer,
-        theta: Tensor,
-        state: State,
-        support: Batch,
-        order: Tensor,
-    ) -> Adapted:
-        with precise(self.precision):
-            return self.kernel.descend(inner, theta, state, support, order)
 
 
 @cache

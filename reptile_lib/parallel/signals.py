@@ -1,4 +1,4 @@
-"""Ctrl-C in one process and in several: the first interrupts, the others are ignored."""
+"""Ctrl-C in one process and in several: the first interrupts, others are ignored."""
 
 import signal
 import threading

@@ -203,12 +203,6 @@ class Processes:
             raise RuntimeError(other + text) if other else UserError(text)
         return cast(T, done)
 
-    def agree(self, value: T) -> T:
-        """Return the first process's value."""
-        found = [value]
-        dist.broadcast_object_list(found)
-        return found[0]
-
 
 class Messages:
     """Vectors passed over the network: the `Mail` of processes that share no memory."""

@@ -133,7 +133,9 @@ def train(
     path = folder / CHECKPOINT
     learner = build(settings, device)
     on_cpu = learner.phi.device.type == "cpu"
-    learner.compiled = on_cpu and settings.training_steps >= LONG and conv4_compiled.works()
+    learner.compiled = (
+        on_cpu and settings.training_steps >= LONG and conv4_compiled.works()
+    )
 
     def open_folder() -> None:
         # What this job began before one of its processes died is its to go on with.

@@ -40,7 +40,7 @@ class Settings:
     inner_steps: int = _option(5, "k, inner steps a task")
     inner_batch: int = _option(10, "examples an inner step")
     lr: float = _option(1e-3, "Adam's inner learning rate")
-    moments: Moments = _option(
+    moments: Moments = _option(  # noqa: RUF009
         "carry", "carry or reset: does Adam's state outlive a task", "carry", "reset"
     )
     reduction: str = _option(
@@ -50,7 +50,7 @@ class Settings:
     meta_batch: int = _option(5, "tasks an outer step")
     epsilon: float = _option(1.0, "ε of the first outer step")
     epsilon_final: float = _option(0.0, "ε falls linearly to this")
-    precision: Precision = _option(
+    precision: Precision = _option(  # noqa: RUF009
         "float32",
         "float32, tf32 (CUDA) or bf16: how matrices are multiplied",
         *("float32", "tf32", "bf16"),

@@ -18,7 +18,6 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from reptile_lib.checks import check_tasks
 from reptile_lib.errors import UserError
 from reptile_lib.inner import InnerOptimizer, State
 from reptile_lib.learner import MetaLearner
@@ -73,8 +72,7 @@ def fit_side_by_side(
     """
     _check(learners, tasks, seeds)
     for learner, theirs in zip(learners, tasks, strict=True):
-        theirs = theirs.to(learner.phi.device)
-        check_tasks(learner.kernel, learner.kernel.pack(learner.phi), theirs)
+        learner.check(theirs)
     stack = copy(learners[0])
     stack.inner = _with_rates([learner.inner for learner in learners])
     stack.history = list(stack.history)
@@ -117,7 +115,9 @@ class _Together:
             found = tasks.sample(who)
             rows.append(minibatches(found, who, self.inner_steps, self.inner_batch))
         flat = [pytree.tree_flatten(row) for row in rows]
-        stacked = [torch.stack(same, 1) for same in zip(*(f[0] for f in flat), strict=True)]
+        stacked = [
+            torch.stack(same, 1) for same in zip(*(f[0] for f in flat), strict=True)
+        ]
         episodes: Episodes = pytree.tree_unflatten(stacked, flat[0][1])
         return episodes
 
@@ -181,8 +181,8 @@ def _check(
             or first.inner.stop != learner.inner.stop
         ):
             raise UserError(
-                f"learners differ in inner: {first.inner.name} and {learner.inner.name};"
-                " only its rate, a number, may differ"
+                f"learners differ in inner: {first.inner.name} and"
+                f" {learner.inner.name}; only its rate, a number, may differ"
             )
         if layout(learner.model) != layout(first.model):
             raise UserError("learners have different models; only seeds may differ")

@@ -131,9 +131,10 @@ def load(path: Path) -> Checkpoint:
     return Checkpoint(path, parts["phi"], states, metadata)
 
 
-def refuse_a_run(path: Path) -> None:
-    """Raise UserError if a file holds a run that has got anywhere."""
-    if path.exists() and (done := load(path).metadata["meta_step"]):
+def refuse_a_run(path: Path, step: int) -> None:
+    """Raise UserError if a file holds a run that has got further than `step`."""
+    if path.exists() and (done := load(path).metadata["meta_step"]) > step:
         raise UserError(
-            f"{path} holds a run of {done} meta-steps; restore it, or name another file"
+            f"{path} holds a run of {done} meta-steps, which one of {step} would"
+            " replace; restore it, or name another file"
         )

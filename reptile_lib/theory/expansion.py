@@ -43,20 +43,28 @@ def terms(loss: Loss, phi: Tensor, minibatches: Batch) -> Terms:
         minibatches: x [T, m, ...], y [T, m, ...]: m minibatches of each of T tasks,
             each a single "example" for `loss`.
     """
+    x_of_all = _tensor(minibatches)
     with torch.enable_grad():
         phi = phi.detach().requires_grad_()
         rows = [
             torch.autograd.grad(loss(phi, Batch(x, y)), phi, create_graph=True)[0]
             for x, y in _singly(minibatches)
         ]
-        g = torch.stack(rows).view(*minibatches.x.shape[:2], -1)  # [T, m, P]
+        g = torch.stack(rows).view(*x_of_all.shape[:2], -1)  # [T, m, P]
         products = torch.einsum("tip,tjp->tij", g, g)  # all pairs of a task
         (inner,) = torch.autograd.grad(0.5 * products.mean(), phi)
     return Terms(g.detach().mean((0, 1)), inner)
 
 
+def _tensor(minibatches: Batch) -> Tensor:
+    if not isinstance(minibatches.x, Tensor):
+        raise UserError("minibatches have a tuple for x; give one tensor")
+    return minibatches.x
+
+
 def _singly(minibatches: Batch) -> list[Batch]:
-    x, y = (part.flatten(0, 1).unsqueeze(1) for part in minibatches)
+    flat = minibatches.map(lambda part: part.flatten(0, 1).unsqueeze(1))
+    x, y = _tensor(flat), flat.y
     return [Batch(*pair) for pair in zip(x, y, strict=True)]
 
 
@@ -79,7 +87,7 @@ def expected_gradient(
     Raises:
         UserError: k < 1, α ≤ 0, or there are too many sequences to run.
     """
-    tasks, m = minibatches.x.shape[:2]
+    tasks, m = _tensor(minibatches).shape[:2]
     if k < 1 or tasks * m**k > SEQUENCES:
         raise UserError(
             f"k = {k} with {m} minibatches of {tasks} tasks; give k of at least 1 and"
@@ -89,11 +97,11 @@ def expected_gradient(
     sequences = torch.cartesian_prod(*[numbers] * k).view(-1, k)
     task = torch.arange(tasks, device=phi.device).repeat_interleave(len(sequences))
     order = sequences.repeat(tasks, 1)
-    x, y = (part[task] for part in minibatches)
+    given = minibatches.map(lambda part: part[task])
     last = torch.arange(len(task), device=phi.device)[:, None], order[:, -1:]
-    held_out = Batch(x[last], y[last])
+    held_out = given.map(lambda part: part[last])
     steps = order if rule is reptile else order[:, :-1]
-    episodes = Episodes(Batch(x, y), held_out, steps[..., None])
+    episodes = Episodes(given, held_out, steps[..., None])
     target = rule(InnerLoop(of_loss(loss), sgd(alpha)), phi, episodes, None)
     return (phi - target.phi) / (alpha if rule is reptile else 1)
 

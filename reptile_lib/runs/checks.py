@@ -30,6 +30,30 @@ def check_optimizer(name: str, given: object) -> None:
         )
 
 
+def check_run(
+    done: int, meta_steps: int, meta_batch: int, epsilon: object, processes: int
+) -> None:
+    """Raise UserError unless meta-steps are left to do, with a schedule of ε."""
+    for name, value in {"meta_steps": meta_steps, "meta_batch": meta_batch}.items():
+        if not isinstance(value, int):
+            raise UserError(f"{name} = {value!r} is no whole number; give an int")
+    if meta_batch < 1 or meta_steps <= done:
+        raise UserError(
+            f"meta_batch = {meta_batch}, meta_steps = {meta_steps} with {done} done;"
+            " ask for more, or make a new learner"
+        )
+    if meta_batch < processes:
+        raise UserError(
+            f"meta_batch = {meta_batch} for {processes} processes; start at most a"
+            " process a task"
+        )
+    if not callable(epsilon):
+        raise UserError(
+            f"epsilon = {epsilon} is no schedule; give constant({epsilon}), or"
+            " linear(1.0, 0.0)"
+        )
+
+
 def check_tasks(kernel: Kernel, phi: Tensor, tasks: Tasks) -> None:
     """Raise UserError unless the model takes two tasks and answers as they ask.
 
@@ -44,16 +68,17 @@ def check_tasks(kernel: Kernel, phi: Tensor, tasks: Tasks) -> None:
             ' FewShotTasks(load("glyphs").train, ways=5, shots=1)'
         )
     who = draws(0, TRAIN, range(1), range(2), phi.device)
-    x, y = tasks.sample(who).support
+    x, y = tasks.to(phi.device).sample(who).support
     # two examples of one task, as floats of the parameters' type
     few = each(lambda t: t[:1, :2].to(phi) if t.is_floating_point() else t[:1, :2], x)
     try:
         with torch.no_grad():
             once, again = (kernel.outputs(phi[None], few)[0] for _ in range(2))
     except (RuntimeError, ValueError, TypeError, IndexError, AttributeError) as error:
-        shapes = [list(t.shape[2:]) for t in (few if isinstance(few, tuple) else [few])]
+        parts = few if isinstance(few, tuple) else (few,)
+        shapes = ", ".join(str(list(t.shape[2:])) for t in parts)
         raise UserError(
-            f"the model does not take the tasks' examples {', '.join(map(str, shapes))};"
+            f"the model does not take the tasks' examples {shapes};"
             " build it for them, with a tensor [examples, ...] for its answer"
             f" ({str(error).splitlines()[0]})"
         ) from error
@@ -76,6 +101,6 @@ def check_tasks(kernel: Kernel, phi: Tensor, tasks: Tasks) -> None:
             )
     if y.is_floating_point() and once.dim() == y.dim() and once.shape[-1] == 1:
         raise UserError(
-            f"the model answers {list(once.shape[1:])} for an example, the tasks ask for"
-            " a number; give y[..., None], or the two would be spread over each other"
+            f"the model answers {list(once.shape[1:])} for an example, the tasks ask"
+            " for a number; give y[..., None], or the two are spread over each other"
         )

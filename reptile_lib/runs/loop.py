@@ -1,0 +1,153 @@
+"""The loop around the meta-steps: history, validation, checkpoints, Ctrl-C."""
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import fmean as mean
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from reptile_lib.errors import UserError
+from reptile_lib.meta import MetaState, Training, meta_steps
+from reptile_lib.parallel.signals import uninterrupted
+from reptile_lib.storage import checkpoint
+
+HISTORY_ROWS = 200  # about as many rows as a history has
+
+
+class Fitted(Protocol):
+    """What the loop asks of a learner."""
+
+    state: MetaState
+    history: list[dict[str, float]]
+
+    def save(self, path: Path, config: dict[str, Any] | None = None) -> None:
+        """Write a checkpoint."""
+        ...
+
+
+@dataclass
+class Loop:
+    """A `fit` on its way; the arguments are those of `MetaLearner.fit`."""
+
+    learner: Fitted
+    run: Training
+    validate: Callable[[], dict[str, float]] | None
+    validate_every: int
+    checkpoint_to: Path | None
+    checkpoint_every: int
+    config: dict[str, Any] | None
+    watched: list[list[float]] = field(default_factory=list)
+    """Loss and number of inner steps of each meta-step since the last row."""
+
+    def go(self, progress: bool) -> None:
+        """Take meta-steps until all are done."""
+        learner, run, team = self.learner, self.run, self.run.team
+        if self.checkpoint_to:
+            path, step = self.checkpoint_to, learner.state.meta_step
+            team.first_alone(lambda: checkpoint.refuse_a_run(path, step))
+            if step == 0:  # a folder that cannot be written shows itself now
+                self.write_checkpoint()
+        bar = tqdm(
+            total=run.meta_steps,
+            initial=learner.state.meta_step,
+            disable=not progress or team.rank > 0,
+            unit="meta-step",
+            smoothing=0.05,
+        )
+        before = learner.history[-1]["seconds"] if learner.history else 0.0
+        began = time.perf_counter() - before
+        chunk = max(1, run.at_once // run.meta_batch)
+        periods = [n for n in (self.validate_every, self.checkpoint_every) if n]
+        try:
+            with bar:
+                while (start := learner.state.meta_step) < run.meta_steps:
+                    ends = [(start // n + 1) * n for n in periods]
+                    stop = min(start + chunk, run.meta_steps, *ends)
+                    values = self.take(range(start, stop))
+                    self.note(range(start, stop), values, time.perf_counter() - began)
+                    bar.update(stop - start)
+                    if learner.history:
+                        bar.set_postfix(loss=f"{learner.history[-1]['loss']:.3f}")
+                    self.halt(stop)
+        except KeyboardInterrupt:
+            if self.checkpoint_to and team.rank == 0:  # the others may be gone
+                with uninterrupted():
+                    learner.save(self.checkpoint_to, self.config)
+            raise
+
+    def take(self, steps: range) -> list[list[float]]:
+        """Do some meta-steps, and look at the device once, at their end.
+
+        Returns:
+            for each, the loss, and the mean number of inner steps or NaN.
+        """
+        learner, kernel = self.learner, self.run.U.kernel
+        before, size = learner.state, learner.state.phi.shape[-1:]
+
+        def turned(state: MetaState, turn: Callable[[Tensor], Tensor]) -> MetaState:
+            return state.map(lambda v: turn(v) if v.shape[-1:] == size else v)
+
+        now, watched = turned(before, kernel.pack), []
+        try:
+            for reached, target in meta_steps(self.run, now, steps):
+                now = reached
+                watched.append(target.watched())
+        finally:
+            learner.state = turned(now, kernel.unpack)
+        values: list[list[float]] = torch.stack(watched).tolist()
+        seen = [("loss", step, v[0]) for step, v in zip(steps, values, strict=True)]
+        seen.append(("sum of phi", steps[-1], learner.state.phi.sum().item()))
+        for what, step, value in seen:
+            if not math.isfinite(value):
+                learner.state = before
+                raise UserError(
+                    f"training diverged: the {what} is {value} at meta-step {step};"
+                    " lower the inner learning rate (now"
+                    f" {self.run.U.inner.lr}) or epsilon"
+                )
+        return values
+
+    def note(self, steps: range, values: list[list[float]], seconds: float) -> None:
+        """Write rows of the history: at equal distances, and where the loop halts."""
+        run = self.run
+        for step, seen in zip(steps, values, strict=True):
+            self.watched.append(seen)
+            done, every = step + 1, max(1, run.meta_steps // HISTORY_ROWS)
+            if done % every and done != run.meta_steps and not self.halts_at(done):
+                continue
+            epsilon = torch.as_tensor(run.epsilon(step / run.meta_steps))
+            row = {
+                "meta_step": done,
+                "epsilon": epsilon.double().mean().item(),
+                "loss": mean(loss for loss, _ in self.watched),
+                "seconds": seconds,
+            }
+            if not math.isnan(taken := mean(taken for _, taken in self.watched)):
+                row["inner_steps"] = taken
+            self.learner.history.append(row)
+            self.watched = []
+
+    def halts_at(self, step: int) -> bool:
+        """Say whether the loop validates or saves after so many meta-steps."""
+        periods = (self.validate_every, self.checkpoint_every)
+        return any(n and step % n == 0 for n in periods)
+
+    def halt(self, step: int) -> None:
+        """Validate and save where it is time."""
+        every, last = self.checkpoint_every, self.run.meta_steps
+        if self.validate and self.validate_every and step % self.validate_every == 0:
+            found = {name: float(value) for name, value in self.validate().items()}
+            self.learner.history[-1] |= found
+        if step == last or (every and step % every == 0):
+            self.write_checkpoint()
+
+    def write_checkpoint(self) -> None:
+        """Save the learner, if there is a place for it; the first process does."""
+        if (path := self.checkpoint_to) is not None:
+            self.run.team.first_alone(lambda: self.learner.save(path, self.config))
