@@ -30,9 +30,12 @@ $(VENV)/full.stamp: requirements-dev.txt requirements.txt requirements-book.txt 
 	$(INSTALL) -r requirements-dev.txt
 	@touch $@ $(VENV)/book.stamp
 
+# From nothing each time: on top of an earlier build Sphinx saves a few seconds, but
+# leaves old titles in the sidebars and pages of modules that are gone, and forgets the
+# warnings it gave before.
 book: $(VENV)/book.stamp  ## build the book (installs no torch)
-	@rm -rf chapters/appendices/api
-	$(BIN)/jupyter-book build -q .
+	@rm -rf _build/html _build/.doctrees chapters/appendices/api
+	$(BIN)/jupyter-book build -q -n -W --keep-going .
 	@echo; echo "Open $(PAGE)"
 
 test: $(VENV)/full.stamp  ## run every check: lint, library, notebooks, book

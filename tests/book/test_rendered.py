@@ -9,7 +9,7 @@ import time
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
-from urllib.parse import unquote, urldefrag, urlsplit
+from urllib.parse import quote, unquote, urldefrag, urlsplit
 
 import pytest
 import yaml
@@ -371,13 +371,34 @@ def test_opened_from_disk_pages_work(browser, width):
     assert not wrong, "\n".join(f"{page}: {what}" for page, what in wrong)
 
 
-def test_search_page_works_from_disk(browser):
-    browser.open((HTML / "search.html").as_uri() + "?q=reptile", 1280)
-    for _ in range(100):
-        hits = browser.evaluate(
-            "document.querySelectorAll('#search-results li').length"
-        )
-        if hits:
-            break
+def search(browser, words):
+    """Search the book; return the pages that are found."""
+    browser.open((HTML / "search.html").as_uri() + f"?q={quote(words)}", 1280)
+    deadline = time.monotonic() + 10
+    while not browser.evaluate("document.querySelector('.search-summary').textContent"):
+        assert time.monotonic() < deadline, "the search does not end"
         time.sleep(0.1)
-    assert hits
+    found = browser.evaluate(
+        "[...document.querySelectorAll('#search-results li a')].map(a => a.pathname)"
+    )
+    return {name(Path(unquote(path))) for path in found}
+
+
+def test_search_page_works_from_disk(browser):
+    assert "chapters/01-overview/index.html" in search(browser, "reptile")
+    assert search(browser, "nosuchword") == set()
+
+
+PARTS = ["权重", "共享", "收敛", "优化", "切换", "策略", "梯度", "原理", "框"]
+
+
+@pytest.mark.parametrize("words", [*PARTS, "权重共享", "模型 切换"])
+def test_search_finds_chinese_titles(browser, words):
+    titles = {name(p): parsed(p).find(class_="subtitle") for p in ARTICLES}
+    wanted = {
+        page
+        for page, title in titles.items()
+        if title and all(word in title.get_text() for word in words.split())
+    }
+    assert wanted
+    assert wanted <= search(browser, words)
