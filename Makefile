@@ -42,13 +42,13 @@ test: $(VENV)/full.stamp  ## run every check: lint, library, notebooks, book
 	@.ci/checks $(BIN)
 
 notebooks: $(VENV)/full.stamp  ## run all notebooks again and store their output
-	OMP_NUM_THREADS=1 $(BIN)/python tests/book/save_notebooks.py $(NB)
+	OMP_NUM_THREADS=1 $(BIN)/python -m reptile_book.notebooks $(NB)
 
 portable: $(VENV)/full.stamp  ## check the notebooks on the oldest instruction set
 	ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 .ci/checks $(BIN) notebooks
 
 results: $(VENV)/full.stamp  ## run a row of the tables again: make results ROW=glyphs-5way
-	$(BIN)/python -m reptile_lib reproduce $(ROW) --seeds $(or $(SEEDS),0) \
+	$(BIN)/python -m reptile_book reproduce $(ROW) --seeds $(or $(SEEDS),0) \
 	  --budget $(or $(BUDGET),full)
 
 # JAX is one of those timed; where it cannot be installed, its column stays empty.

@@ -1,10 +1,11 @@
 """Draw the preface's picture: Reptile on a plane of two parameters.
 
-    python _static/make_animation.py        # about twenty seconds
+    python -m reptile_book.animation        # about twenty seconds
 
-writes `reptile.gif` and, for readers who prefer pictures that rest, `reptile.png`. The
-points are not drawn by hand: they are what the library's inner and outer step make of
-three tasks. A task is an arc: all points on it solve the task equally well.
+writes `_static/reptile.gif` and, for readers who prefer pictures that rest,
+`reptile.png`. The points are not drawn by hand: they are what the library's inner and
+outer step make of three tasks. A task is an arc: all points on it solve the task
+equally well.
 """
 
 import math
@@ -21,6 +22,7 @@ from reptile_book import films
 from reptile_book.films import FAINT, INK, PAPER
 from reptile_book.plots import BLUE, GREEN, ORANGE, RED
 from reptile_lib import Batch, adapt, linear, sgd
+from reptile_lib.kernel import of_loss
 from reptile_lib.params import interpolate
 from reptile_lib.rng import TRAIN, draws
 
@@ -39,7 +41,8 @@ INNER, SEED = sgd(0.35), 18
 
 def loss(theta: Tensor, arc: Batch) -> Tensor:
     """Half the squared distance of theta [2] from the arc x [1, 2], y [1]."""
-    return 0.5 * ((theta - arc.x[0]).norm() - arc.y[0]) ** 2
+    distance: Tensor = torch.linalg.vector_norm(theta - arc.x[0])
+    return 0.5 * (distance - arc.y[0]).square()
 
 
 def inner_path(phi: Tensor, task: int) -> Tensor:
@@ -48,7 +51,7 @@ def inner_path(phi: Tensor, task: int) -> Tensor:
     path = [phi]
     for _ in range(INNER_STEPS):
         one_step = torch.zeros(1, 1, 1, dtype=torch.int64)
-        path.append(adapt(loss, path[-1], arc, one_step, INNER).theta[0])
+        path.append(adapt(of_loss(loss), path[-1], arc, one_step, INNER).theta[0])
     return torch.stack(path)
 
 
@@ -62,6 +65,11 @@ def meta_steps() -> list[tuple[int, Tensor, Tensor]]:
         phi = interpolate(phi, path[-1], EPSILON(step / META_STEPS))
         done.append((task, path, phi))
     return done
+
+
+def _point(at: Tensor) -> tuple[float, float]:
+    x, y = at.tolist()
+    return x, y
 
 
 class Card:
@@ -98,7 +106,12 @@ class Card:
         (self.pull,) = axis.plot([], [], color=INK, lw=1.2, ls=":", zorder=3)
         (self.path,) = axis.plot([], [], "o", ms=8, mec=PAPER, zorder=4)
         (self.phi,) = axis.plot([], [], "o", ms=15, color=INK, mec=PAPER, zorder=6)
-        label = {"size": 22, "zorder": 7, "ha": "center", "va": "center"}
+        label: dict[str, Any] = {
+            "size": 22,
+            "zorder": 7,
+            "ha": "center",
+            "va": "center",
+        }
         self.phi_name = axis.text(0, 0, r"$\phi$", color=INK, **label)
         self.adapted_name = axis.text(0, 0, r"$\tilde\phi$", **label)
         self.words = self.figure.text(0.5, 0.085, "", ha="center", va="center", size=19)
@@ -131,10 +144,10 @@ class Card:
         along = path[-1] - path[0] if path is not None and len(path) > 1 else None
         angle = -1.9 if along is None else math.atan2(along[1], along[0]) + math.pi
         offset = 0.42 * torch.tensor([math.cos(angle), math.sin(angle)])
-        self.phi_name.set_position((phi + offset).tolist())
+        self.phi_name.set_position(_point(phi + offset))
         self.adapted_name.set_visible(whole)
         if whole:
-            self.adapted_name.set_position((points[-1] - offset).tolist())
+            self.adapted_name.set_position(_point(points[-1] - offset))
 
     def image(self) -> Image.Image:
         """Draw what is set."""
@@ -155,7 +168,8 @@ def film(card: Card) -> list[films.Frame]:
             now = last if whole else pause
             show(now, words, phi, trail, task, path[:count], whole=whole)
 
-    phi, trail = START, []
+    phi = START
+    trail: list[Tensor] = []
     show(600, "start anywhere", phi, trail)
     for step, (task, path, new) in enumerate(meta_steps()):
         slow = step == 0
@@ -177,9 +191,9 @@ def film(card: Card) -> list[films.Frame]:
         trail, phi = [*trail, phi], new
     show(1000, r"$\phi$ has come near every task", phi, trail)
     path = inner_path(phi, NEW)
-    words = "a few steps solve a new task"
-    show(500, words, phi, trail, NEW, path[:1])
-    walk(words, NEW, path, 170, 1700)
+    last_words = "a few steps solve a new task"
+    show(500, last_words, phi, trail, NEW, path[:1])
+    walk(last_words, NEW, path, 170, 1700)
     return frames
 
 
@@ -199,10 +213,10 @@ def still(card: Card) -> Image.Image:
     return card.image()
 
 
-def main() -> None:
-    """Write both pictures beside this script."""
+def main(folder: Path = HERE) -> None:
+    """Write both pictures into a folder."""
     mpl.use("Agg")
-    films.save(HERE / "reptile.gif", film(Card()), still(Card()), [0, 6, -1], 48)
+    films.save(folder / "reptile.gif", film(Card()), still(Card()), [0, 6, -1], 48)
 
 
 if __name__ == "__main__":

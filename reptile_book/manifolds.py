@@ -1,14 +1,15 @@
 """Draw section 3.3's film: Reptile between the solution manifolds of two tasks.
 
-    python chapters/03-algorithm/make_manifolds.py        # less than a minute
+    python -m reptile_book.manifolds        # less than a minute
 
 writes `manifolds.gif` and, for readers who prefer pictures that rest, `manifolds.png`,
-beside this file. Each task is a regression with two weights and one example, so its
+beside the section. Each task is a regression with two weights and one example, so its
 solutions are a curve in the plane. The points are what the library's inner and outer
 step make of the two tasks in turn.
 """
 
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 import torch
@@ -19,6 +20,7 @@ from reptile_book import films
 from reptile_book.films import FAINT, INK, PAPER
 from reptile_book.plots import BLUE, RED
 from reptile_lib import Batch, adapt, sgd
+from reptile_lib.kernel import of_loss
 from reptile_lib.params import interpolate
 
 HERE = Path(__file__).parents[1] / "chapters/03-algorithm"
@@ -48,7 +50,7 @@ def inner_path(phi: Tensor, task: int, steps: int = INNER_STEPS) -> Tensor:
     path = [phi]
     for _ in range(steps):
         one_step = torch.zeros(1, 1, 1, dtype=torch.int64)
-        path.append(adapt(loss, path[-1], batch, one_step, INNER).theta[0])
+        path.append(adapt(of_loss(loss), path[-1], batch, one_step, INNER).theta[0])
     return torch.stack(path)
 
 
@@ -75,7 +77,7 @@ class Card:
         x = torch.linspace(0, 10, 400)
         for task, (colour, dashes) in enumerate(zip(COLOURS, ("-", "--"), strict=True)):
             axis.plot(x, curve(torch.tensor(task), x), color=colour, ls=dashes, lw=2.5)
-        names = {"size": 16, "weight": "bold", "ha": "right"}
+        names: dict[str, Any] = {"size": 16, "weight": "bold", "ha": "right"}
         axis.text(9.85, 1.25, "solves task A", color=BLUE, **names)
         axis.text(9.85, 4.35, "solves task B", color=RED, **names)
         self.trails = [
@@ -116,7 +118,7 @@ def film(card: Card) -> list[films.Frame]:
     """Return the frames, each with its milliseconds."""
     frames: list[films.Frame] = []
 
-    def show(milliseconds: int, *arranged: object) -> None:
+    def show(milliseconds: int, *arranged: Any) -> None:
         card.set(*arranged)
         frames.append((card.image(), milliseconds))
 
@@ -157,10 +159,11 @@ def still(card: Card) -> Image.Image:
     return card.image()
 
 
-def main() -> None:
-    """Write both pictures beside this script."""
+def main(folder: Path = HERE) -> None:
+    """Write both pictures into a folder."""
     mpl.use("Agg")
-    films.save(HERE / "manifolds.gif", film(Card()), still(Card()), [0, 6, 14, -1], 32)
+    frames = film(Card())
+    films.save(folder / "manifolds.gif", frames, still(Card()), [0, 6, 14, -1], 32)
 
 
 if __name__ == "__main__":

@@ -9,40 +9,59 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import nbformat
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 
-sys.path.insert(0, str(Path(__file__).parents[2]))
-from tests.book.rules import KERNELSPEC
+ROOT = Path(__file__).parents[1]
+KERNELSPEC = {
+    "display_name": "Python 3 (ipykernel)",
+    "language": "python",
+    "name": "python3",
+}
+"""What every notebook names as its kernel."""
 
-ROOT = Path(__file__).parents[2]
+FORMAT = 4, 5
+"""The version of the notebooks' format."""
+
+CELL_METADATA = ("tags", "mystnb")
+"""What a cell may say about itself."""
 
 
-def tidy(nb, stem):
-    nb.nbformat, nb.nbformat_minor = 4, 5
+def tidy(nb: Any, stem: str) -> None:
+    """Leave only what belongs to a page; number the cells' names after the file."""
+    nb.nbformat, nb.nbformat_minor = FORMAT
     kept = {"reptile": nb.metadata["reptile"]} if "reptile" in nb.metadata else {}
-    nb.metadata = nbformat.from_dict(
+    nb.metadata = _node(
         {"kernelspec": KERNELSPEC, "language_info": {"name": "python"}, **kept}
     )
     for number, cell in enumerate(nb.cells):
         cell.id = f"{stem}-{number}"[:64]
         cell.source = cell.source.rstrip()
-        cell.metadata = nbformat.from_dict(
-            {k: v for k, v in cell.metadata.items() if k in ("tags", "mystnb") and v}
+        cell.metadata = _node(
+            {k: v for k, v in cell.metadata.items() if k in CELL_METADATA and v}
         )
 
 
-def save(path, run):
+def _node(value: dict[str, Any]) -> Any:
+    return nbformat.from_dict(value)  # type: ignore[no-untyped-call]
+
+
+def save(path: Path, run: bool) -> bool:
+    """Run a notebook if so asked, and store it; say whether its cells succeeded.
+
+    One that fails is left as it was.
+    """
     start = time.perf_counter()
-    nb = nbformat.read(path, as_version=4)
+    nb = nbformat.read(path, as_version=FORMAT[0])  # type: ignore[no-untyped-call]
     failed = ""
     if run:
         client = NotebookClient(
             nb,
             timeout=600,
-            kernel_name="python3",
+            kernel_name=KERNELSPEC["name"],
             record_timing=False,
             coalesce_streams=True,
             extra_arguments=["--log-level=ERROR"],
@@ -55,14 +74,17 @@ def save(path, run):
     tidy(nb, path.stem)
     if not failed:
         nbformat.validate(nb)
-        nbformat.write(nb, path)
+        nbformat.write(nb, path)  # type: ignore[no-untyped-call]
     seconds = time.perf_counter() - start
     print(f"{seconds:6.1f} s  {path.relative_to(ROOT)}  {failed and 'FAILED'}{failed}")
     return not failed
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__)
+def main() -> None:
+    """Store the notebooks named on the command line, or all of the book."""
+    parser = argparse.ArgumentParser(
+        prog="python -m reptile_book.notebooks", description=__doc__
+    )
     parser.add_argument("paths", nargs="*", type=Path, help="default: all of the book")
     parser.add_argument("--tidy", action="store_true", help="metadata only")
     chosen = parser.parse_args()

@@ -53,8 +53,9 @@ def reproduce(
         raise UserError(f"{path} is recorded already; delete it to run it again")
 
     with one_run.held(folder_of_run):
-        how = {"device": device, "progress": progress}
-        made = _record(row, seed, budget, folder_of_run, **how)
+        made = _record(
+            row, seed, budget, folder_of_run, device=device, progress=progress
+        )
         here().first_alone(lambda: _keep(made, path, folder_of_run))
     return made
 

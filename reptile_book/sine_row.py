@@ -150,5 +150,5 @@ def _losses(learner: MetaLearner, config: SineSettings, name: str) -> records.Re
             "ci95": ci95,
             "tasks": len(loss),
         }
-        say(f"{name}, seed {config['seed']}, {steps} steps: {loss.mean():.3f}")
+        say(f"{name}, seed {config.seed}, {steps} steps: {loss.mean():.3f}")
     return {"metrics": metrics, "evaluate_seconds": time.perf_counter() - began}
