@@ -22,9 +22,9 @@ from benchmarks import figures, memory, processes, speed
 from benchmarks.contenders import NO_JAX, jax_version
 from benchmarks.processes import Teams, scaling
 from benchmarks.timing import FULL, QUICK, THOROUGH
-from reptile_lib import results
+from reptile_book import records
+from reptile_lib.device import find_device
 from reptile_lib.errors import UserError
-from reptile_lib.machine import find_device
 
 Record = dict[str, Any]
 
@@ -49,7 +49,7 @@ def measure(device: torch.device, quick: bool, only: str | None) -> Record:
     jax = jax_version(device)
     if jax is None:
         print(NO_JAX)
-    record = results.circumstances(device)
+    record = records.circumstances(device)
     record["versions"]["jax"] = jax
     record["cores"] = torch.get_num_threads()
     record["quick"] = quick
@@ -92,7 +92,7 @@ def main(arguments: list[str] | None = None) -> int:
             device = find_device(options.device)
             torch.backends.cudnn.allow_tf32 = False  # as fit has it: all in float32
             path = folder / file_name(device)
-            results.write(path, measure(device, options.quick, options.only))
+            records.write(path, measure(device, options.quick, options.only))
             print(path)
         for drawn in figures.draw(path):
             print(drawn)

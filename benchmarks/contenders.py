@@ -15,10 +15,9 @@ from torch.nn.utils import parameters_to_vector
 from benchmarks import textbook
 from benchmarks.problems import EPSILON, Cell, episodes, learner, problem
 from benchmarks.timing import synchronize
-from reptile_lib.capture import WARM_UP
-from reptile_lib.meta_step import CHUNK
+from reptile_lib import Episodes
+from reptile_lib.fast.graphs import WARM_UP
 from reptile_lib.params import layout, ravel
-from reptile_lib.tasks import Episodes
 
 NO_JAX = "JAX is left out: pip install -r requirements-bench.txt -c constraints.txt"
 
@@ -43,7 +42,7 @@ class Library:
         self.learner, self.tasks = learner(cell, device)
         self.skipped = 0
         if device.type == "cuda":
-            drawn_at_once = max(1, CHUNK // cell.meta_batch)
+            drawn_at_once = max(1, self.learner.at_once // cell.meta_batch)
             self.skipped = drawn_at_once * -(-(WARM_UP + 1) // drawn_at_once)
 
     def __call__(self, meta_steps: int) -> float:

@@ -10,9 +10,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
+from reptile_book.plots import STYLE
 from reptile_lib.errors import UserError
-from reptile_lib.files import written_whole
-from reptile_lib.plots import STYLE
+from reptile_lib.storage.files import written_whole
 
 Record = dict[str, Any]
 

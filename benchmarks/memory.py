@@ -11,9 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from benchmarks.problems import BATCH, Cell, episodes, problem
-from reptile_lib import FOMAML, MAML, Reptile
-from reptile_lib.engine import make_loss
-from reptile_lib.train import MetaLearner
+from reptile_lib import FOMAML, MAML, InnerLoop, MetaLearner, Reptile
 
 METHODS: dict[str, Callable[..., MetaLearner]] = {
     "Reptile": Reptile,
@@ -93,11 +91,12 @@ def peak_bytes(method: str, cell: Cell, device: torch.device) -> int:
         engine="stacked",  # in one thread, so that all tensors are seen
     )
     tasks = episodes(cell, it.tasks, 0, device)
+    U = InnerLoop(learner.kernel, learner.inner)
+    phi = learner.kernel.pack(learner.phi)
     # The first time claims what is claimed once, so the second one counts.
     for some in (tasks._replace(order=tasks.order[:, :1]), tasks):
-        loss, _ = make_loss(it.model, it.criterion)
         with measured(device) as peak:
-            learner.rule(loss, learner.phi, some, learner.inner, None, learner.engine)
+            learner.rule(U, phi, some, None)
     return peak.bytes
 
 

@@ -9,8 +9,10 @@ from torch.nn import functional as F
 from torch.optim import Optimizer
 
 from reptile_lib import (
-    Classes,
+    Episodes,
+    Examples,
     FewShotTasks,
+    InnerOptimizer,
     MetaLearner,
     Reptile,
     Sine,
@@ -19,9 +21,8 @@ from reptile_lib import (
     mlp,
     sgd,
 )
-from reptile_lib.inner import InnerOptimizer
 from reptile_lib.rng import TRAIN, draws
-from reptile_lib.tasks import Episodes, Tasks
+from reptile_lib.tasks import Tasks, minibatches
 
 BATCH = 10
 """Examples an inner step."""
@@ -32,8 +33,7 @@ SHOTS = 10
 START = 100_000
 """Meta-steps that count as done, so that `fit` works as in the middle of a long run.
 
-It then draws the tasks of many meta-steps at once, which it does not where a run is so
-short that its history gets a row a meta-step.
+Its history then gets a row now and then, not one a meta-step as in a short run.
 """
 
 EPSILON = 0.1
@@ -84,7 +84,7 @@ def problem(name: str, ways: int, device: torch.device) -> Problem:
     images = torch.randint(
         0, 256, (64, 20, 1, 28, 28), dtype=torch.uint8, generator=noise
     )
-    classes = Classes(images, tuple(map(str, range(len(images)))))
+    classes = Examples(images, tuple(map(str, range(len(images)))))
     betas = (0.0, 0.999)
     return Problem(
         conv4(ways).to(device),
@@ -118,4 +118,4 @@ def episodes(cell: Cell, tasks: Tasks, step: int, device: torch.device) -> Episo
     """Return the tasks that `fit` draws for its meta-step `START + step`."""
     steps = range(START + step, START + step + 1)
     who = draws(0, TRAIN, steps, range(cell.meta_batch), device)
-    return tasks.sample(who, cell.inner_steps, BATCH)
+    return minibatches(tasks.sample(who), who, cell.inner_steps, BATCH)

@@ -22,8 +22,8 @@ import torch.distributed as dist
 from benchmarks.contenders import Library
 from benchmarks.problems import Cell, problem
 from benchmarks.timing import Contender, Effort, measure, synchronize
+from reptile_lib.parallel.team import Processes, here, joined
 from reptile_lib.params import ravel
-from reptile_lib.workers import add_up, joined, world
 
 ROOT = Path(__file__).parents[1]
 META_BATCHES = (4, 5, 8)
@@ -90,27 +90,29 @@ def serve(device: torch.device) -> None:
         else:
             run = partial(_all_reduce, torch.zeros(order["floats"], device=device))
             count = order["count"]
-        if world().size > 1:
+        if here().size > 1:
             dist.barrier()
         seconds = run(count)
-        if world().rank == 0:
+        if here().rank == 0:
             print(MARK, seconds, flush=True)
 
 
 def _next_order() -> Record | None:
     orders: list[Record | None] = [None]
-    if world().rank == 0:
+    if here().rank == 0:
         line = sys.stdin.readline()
         orders = [json.loads(line) if line else None]
-    if world().size > 1:
+    if here().size > 1:
         dist.broadcast_object_list(orders)
     return orders[0]
 
 
 def _all_reduce(values: torch.Tensor, count: int) -> float:
+    team = here()
+    assert isinstance(team, Processes)
     began = time.perf_counter()
     for _ in range(count):
-        add_up([values])
+        team.add_up([values])
     synchronize(values.device)
     return time.perf_counter() - began
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from reptile_lib.tasks import Episodes
+from reptile_lib import Episodes
 
 
 def meta_step(

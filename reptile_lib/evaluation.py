@@ -12,7 +12,7 @@ import math
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
-from typing import NamedTuple, Protocol, get_args
+from typing import Literal, NamedTuple, Protocol, get_args
 
 import torch
 from torch import Tensor
@@ -140,9 +140,8 @@ def evaluate(
         UserError: the model does not fit the tasks, `count` is below one, or tasks
             diverge.
     """
-    adapting = _Adapting(
-        learner, tasks, inner_steps, inner_batch, seed, stream, moments
-    )
+    batch: int | Literal["learner"] = "learner" if inner_batch is None else inner_batch
+    adapting = _Adapting(learner, tasks, inner_steps, batch, seed, stream, moments)
     scores = [torch.empty(0, 3, dtype=torch.float64)]
     with learner.computing():
         for episodes, state in adapting.chunks(
@@ -201,7 +200,7 @@ def adaptation_curve(
         float64 [count, k + 1] on the CPU.
     """
     adapting = _Adapting(
-        learner, tasks, inner_steps, inner_batch or 0, seed, TEST, moments
+        learner, tasks, inner_steps, inner_batch, seed, TEST, moments
     )
     U = InnerLoop(learner.kernel, replace(learner.inner, stop=None))
     curves = []
@@ -223,8 +222,8 @@ class _Adapting:
     learner: Learner
     tasks: Tasks
     inner_steps: int
-    inner_batch: int | None
-    """None is the learner's, 0 the whole support set."""
+    inner_batch: int | Literal["learner"] | None
+    """None is the whole support set, "learner" as in training, at most that."""
     seed: int
     stream: int
     moments: Moments | None
@@ -247,6 +246,8 @@ class _Adapting:
                 f"count = {count}, inner_steps = {self.inner_steps}; give at least 1"
                 " task and no negative number of steps"
             )
+        if at_once < 1:
+            raise UserError(f"at_once = {at_once}; give at least 1")
         if self.moments not in (None, *get_args(Moments)):
             raise UserError(f'moments = {self.moments!r}; choose "carry" or "reset"')
         phi, state = learner.state.phi, learner.state.inner_state
@@ -267,6 +268,6 @@ class _Adapting:
             )
             size = found.support.y.shape[1]
             batch = self.inner_batch
-            if batch is None:
+            if batch == "learner":
                 batch = min(learner.inner_batch or size, size)
-            yield minibatches(found, who, self.inner_steps, batch or None), start
+            yield minibatches(found, who, self.inner_steps, batch), start

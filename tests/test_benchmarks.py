@@ -90,7 +90,7 @@ def test_the_clock_can_start_after_the_first_meta_steps() -> None:
 @each_cell
 def test_a_cell_has_the_shapes_it_names(cell: Cell) -> None:
     tasks = problem(cell.problem, cell.ways, CPU).tasks
-    (x, _), order, _ = episodes(cell, tasks, 0, CPU)
+    (x, _), _, order = episodes(cell, tasks, 0, CPU)
     shape = (10, 1) if cell.problem == "sine" else (50, 1, 28, 28)
     assert x.shape == (cell.meta_batch, *shape)
     assert order.shape == (cell.meta_batch, cell.inner_steps, 10)

@@ -2,7 +2,6 @@
 
 import math
 import statistics
-import sys
 from typing import Any
 
 import pytest
@@ -12,8 +11,10 @@ from torch.nn import functional as F
 
 from reptile_lib import (
     Batch,
-    Classes,
+    Examples,
     FewShotTasks,
+    InnerOptimizer,
+    MetaLearner,
     Reptile,
     Score,
     Sine,
@@ -23,20 +24,17 @@ from reptile_lib import (
     adaptation_curve,
     constant,
     conv4,
+    draw,
     evaluate,
     gd,
     mlp,
     momentum,
     sgd,
 )
-from reptile_lib.engine import make_loss
-from reptile_lib.inner import InnerOptimizer
-from reptile_lib.rng import TEST, VALIDATE, draws
+from reptile_lib.kernel import of_model
+from reptile_lib.rng import VALIDATE
 from reptile_lib.tasks import Tasks
-from reptile_lib.train import MetaLearner
 from tests import textbook
-
-CPU = torch.device("cpu")
 
 
 class Double(nn.Module):
@@ -46,12 +44,12 @@ class Double(nn.Module):
         return x.double()
 
 
-def noise_classes(count: int = 8) -> Classes:
+def noise_classes(count: int = 8) -> Examples:
     """Return classes that differ, with examples that do, too."""
     g = torch.Generator().manual_seed(0)
     centres = torch.rand(count, 1, 1, 8, 8, generator=g)
     images = 90 * centres + 160 * torch.rand(count, 9, 1, 8, 8, generator=g)
-    return Classes(images.to(torch.uint8), tuple(map(str, range(count))))
+    return Examples(images.to(torch.uint8), tuple(map(str, range(count))))
 
 
 def conv_learner(inner: InnerOptimizer, **options: Any) -> MetaLearner:
@@ -67,8 +65,9 @@ def textbook_scores(
     learner: MetaLearner, tasks: FewShotTasks, inner_steps: int, b: int, count: int
 ) -> tuple[Tensor, Tensor]:
     """Return the transductive and the non-transductive accuracy of each task."""
-    who = draws(0, TEST, range(1), range(count), CPU)
-    support, order, query = tasks.sample(who, inner_steps, b)
+    support, query, order = draw(
+        tasks, count, inner_steps=inner_steps, inner_batch=b
+    )
     together, alone = [], []
     for i in range(count):
         model = textbook.model_at(learner.model, learner.phi)
@@ -103,12 +102,12 @@ def test_without_batch_norm_the_protocols_agree() -> None:
     assert torch.equal(found.transductive.values, found.non_transductive.values)
 
 
-def coloured_classes(same: bool) -> Classes:
+def coloured_classes(same: bool) -> Examples:
     """Return classes told apart by the one white pixel, or not at all."""
     images = torch.zeros(6, 4, 1, 3, 3, dtype=torch.uint8)
     if not same:
         images.flatten(2)[range(6), :, range(6)] = 255
-    return Classes(images, tuple("abcdef"))
+    return Examples(images, tuple("abcdef"))
 
 
 @pytest.mark.parametrize(("same", "accuracy"), [(False, 1.0), (True, 0.2)])
@@ -145,9 +144,7 @@ def test_confidence_interval() -> None:
     assert math.isnan(Score(torch.ones(1)).ci95)
 
 
-def test_a_seed_names_the_same_tasks_whoever_asks(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_seed_names_the_same_tasks_whoever_asks() -> None:
     learner = conv_learner(sgd(0.1))
 
     def scores(count: int, **options: Any) -> Tensor:
@@ -159,8 +156,7 @@ def test_a_seed_names_the_same_tasks_whoever_asks(
     assert torch.equal(scores(6), expected[:, :6])
     assert not torch.equal(scores(13, seed=1), expected)
     assert not torch.equal(scores(13, stream=VALIDATE), expected)
-    monkeypatch.setattr(sys.modules["reptile_lib.evaluate"], "CHUNK", 5)
-    assert torch.equal(scores(13), expected)
+    assert torch.equal(scores(13, at_once=5), expected)
 
 
 def test_evaluation_leaves_the_learner_alone() -> None:
@@ -198,8 +194,7 @@ def sine_learner(**options: Any) -> MetaLearner:
 def textbook_curve(
     learner: MetaLearner, tasks: Tasks, steps: int, count: int, carry: bool
 ) -> Tensor:
-    who = draws(0, TEST, range(1), range(count), CPU)
-    support, order, query = tasks.sample(who, steps, 4)
+    support, query, order = draw(tasks, count, inner_steps=steps, inner_batch=4)
     rows = []
     for i in range(count):
         model = textbook.model_at(learner.model, learner.phi)
@@ -244,16 +239,15 @@ def test_adaptation_curve_with_carried_and_with_reset_moments(trained: Any) -> N
 def test_adaptation_curve_is_adapt_cut_short(inner: InnerOptimizer) -> None:
     learner = Reptile(mlp(1, 8, 1), inner, 3, criterion=F.mse_loss, device="cpu")
     curves = adaptation_curve(learner, Sine(), inner_steps=4, count=3)
-    loss, _ = make_loss(learner.model, F.mse_loss)
-    who = draws(0, TEST, range(1), range(3), CPU)
-    support, order, query = Sine().sample(who, 4, None)
+    kernel = of_model(learner.model, F.mse_loss)
+    support, query, order = draw(Sine(), 3, inner_steps=4)
     assert order.shape == (3, 4, 10)
     assert curves.shape == (3, 5)
     assert curves.dtype == torch.float64
     for j in range(5):
-        theta = adapt(loss, learner.phi, support, order[:, :j], inner).theta
+        theta = adapt(kernel, learner.phi, support, order[:, :j], inner).theta
         for i in range(3):
-            value = loss(theta[i], Batch(query.x[i], query.y[i]))
+            value = kernel.loss(theta[i], Batch(query.x[i], query.y[i]))
             assert curves[i, j].item() == pytest.approx(value.item(), rel=1e-10)
 
 
@@ -280,24 +274,17 @@ def test_moments_of_evaluate_are_those_of_training_unless_told() -> None:
     ],
 )
 def test_examples_a_step(
-    inner: InnerOptimizer,
-    inner_batch: int | None,
-    given: int | None,
-    expected: int,
-    monkeypatch: pytest.MonkeyPatch,
+    inner: InnerOptimizer, inner_batch: int | None, given: int | None, expected: int
 ) -> None:
-    shapes = []
-    sample = FewShotTasks.sample
+    sizes: list[int] = []
 
-    def spy(*arguments: Any) -> Any:
-        episodes = sample(*arguments)
-        shapes.append(episodes.order.shape)
-        return episodes
+    def criterion(outputs: Tensor, y: Tensor) -> Tensor:
+        sizes.append(len(y))
+        return F.cross_entropy(outputs, y)
 
-    monkeypatch.setattr(FewShotTasks, "sample", spy)
-    learner = conv_learner(inner, inner_batch=inner_batch)
-    evaluate(learner, TASKS, inner_steps=2, inner_batch=given, count=3)
-    assert shapes == [(3, 2, expected)]
+    how = {"criterion": criterion, "inner_batch": inner_batch, "engine": "serial"}
+    evaluate(conv_learner(inner, **how), TASKS, inner_steps=2, inner_batch=given, count=3)
+    assert sizes == 3 * 2 * [expected]
 
 
 def test_bad_settings_name_the_value_and_the_remedy() -> None:
@@ -315,8 +302,11 @@ def test_bad_settings_name_the_value_and_the_remedy() -> None:
         evaluate(learner, TASKS, count=2, seed=-1)
     with pytest.raises(UserError, match=r"inner_batch = 0; give at least 1"):
         evaluate(learner, TASKS, inner_batch=0, count=2)
-    with pytest.raises(UserError, match=r"inner_batch = -2; give at least 1"):
-        adaptation_curve(learner, TASKS, inner_steps=1, inner_batch=-2, count=2)
+    for bad in (0, -2):
+        with pytest.raises(UserError, match=f"inner_batch = {bad}; give at least 1"):
+            adaptation_curve(learner, TASKS, inner_steps=1, inner_batch=bad, count=2)
+    with pytest.raises(UserError, match=r"at_once = 0; give at least 1"):
+        evaluate(learner, TASKS, count=2, at_once=0)
 
 
 def test_a_diverged_task_is_not_scored_as_a_guess() -> None:
@@ -330,5 +320,5 @@ def test_a_diverged_task_is_not_scored_as_a_guess() -> None:
 def test_images_that_the_model_cannot_take_are_named() -> None:
     model = nn.Sequential(Double(), conv4(ways=4, channels=3, size=8).double())
     learner = Reptile(model, sgd(0.1), 2, device="cpu")
-    with pytest.raises(UserError, match=r"images \[1, 8, 8\] \[channels, height"):
+    with pytest.raises(UserError, match=r"does not take .* examples \[1, 8, 8\]; build"):
         evaluate(learner, TASKS, inner_steps=1, count=5)

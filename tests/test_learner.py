@@ -17,9 +17,13 @@ from reptile_lib import (
     FOMAML,
     MAML,
     Batch,
-    Classes,
+    Episodes,
+    Examples,
     FewShotTasks,
+    InnerLoop,
+    InnerOptimizer,
     Joint,
+    MetaLearner,
     Quadratics,
     Reptile,
     Sine,
@@ -27,22 +31,22 @@ from reptile_lib import (
     adam,
     constant,
     conv4,
+    draw,
     gd,
     linear,
     load,
-    meta_step,
     mlp,
     momentum,
     sgd,
-    train,
 )
-from reptile_lib.engine import Engine, make_loss
-from reptile_lib.inner import InnerOptimizer
-from reptile_lib.machine import find_device
+from reptile_lib.device import find_device
+from reptile_lib.fast.choose import Engine
+from reptile_lib.kernel import of_model
 from reptile_lib.meta import reptile
-from reptile_lib.rng import TRAIN, draws
-from reptile_lib.tasks import Episodes, quadratic_loss
-from reptile_lib.train import MetaLearner
+from reptile_lib.rng import TRAIN, Draws, draws
+from reptile_lib.storage import checkpoint
+from reptile_lib.tasks import minibatches
+from reptile_lib.theory.quadratics import quadratic_loss
 from tests import textbook
 
 CPU = torch.device("cpu")
@@ -129,7 +133,7 @@ def test_serial_reptile_is_the_authors_loop() -> None:
     fit(learner, meta_steps=steps, meta_batch=1, epsilon=linear(1.0, 0.0), seed=4)
     for step in range(steps):
         who = draws(4, TRAIN, range(step, step + 1), range(1), CPU)
-        (x, y), order, _ = SINE.sample(who, 3, 4)
+        (x, y), _, order = minibatches(SINE.sample(who), who, 3, 4)
         old = textbook.vector(model)
         descent = textbook.descend(model, optimizer, F.mse_loss, x[0], y[0], order[0])
         losses.append(sum(descent) / 3)
@@ -144,13 +148,10 @@ def test_epsilon_one_with_one_task_gives_the_adapted_weights() -> None:
     learner = sine_learner(inner=sgd(0.05))
     start = learner.phi
     fit(learner, meta_steps=1, meta_batch=1, epsilon=constant(1.0))
-    who = draws(0, TRAIN, range(1), range(1), CPU)
-    support, order, query = SINE.sample(who, 3, 4)
-    loss, _ = make_loss(learner.model, F.mse_loss)
-    target = reptile(
-        loss, start, Episodes(support, order, query), learner.inner, None, "stacked"
-    )
-    assert torch.equal(learner.phi, target.phi)
+    task = draw(SINE, stream=TRAIN, inner_steps=3, inner_batch=4)
+    U = InnerLoop(of_model(learner.model, F.mse_loss), learner.inner)
+    target = reptile(U, start, task, None)
+    torch.testing.assert_close(learner.phi, target.phi, rtol=0, atol=1e-13)
 
 
 @each_method
@@ -201,15 +202,13 @@ def test_training_leaves_the_model_alone(method: Make) -> None:
 
 @each_method
 @pytest.mark.parametrize("engine", ["serial", "threads", "stacked"])
-def test_a_seed_fixes_phi_whatever_the_chunk(
-    method: Make, engine: Engine, monkeypatch: pytest.MonkeyPatch
+def test_a_seed_fixes_phi_whatever_is_drawn_at_once(
+    method: Make, engine: Engine
 ) -> None:
     expected = fit(sine_learner(method, engine=engine), seed=5)
-    for chunk in (3, 7, 24, meta_step.CHUNK):
-        monkeypatch.setattr(meta_step, "CHUNK", chunk)
-        monkeypatch.setattr(train, "HISTORY_ROWS", 1)
-        again = fit(sine_learner(method, engine=engine), seed=5)
-        assert torch.equal(again.phi, expected.phi)
+    for at_once in (3, 7, 24):
+        again = fit(sine_learner(method, engine=engine, at_once=at_once), seed=5)
+        assert_identical(again, expected)
     assert not torch.equal(fit(sine_learner(method), seed=6).phi, expected.phi)
 
 
@@ -235,7 +234,9 @@ def test_stop_and_restore_equals_no_stop(
     again = sine_learner(method, moments=moments)
     again.restore(copy)
     assert again.state.meta_step == 4
-    assert_identical(fit(again, **settings), whole)
+    with pytest.raises(UserError, match=r"12 meta-steps, which one of 4 would replace"):
+        fit(again, **settings)
+    assert_identical(fit(again, checkpoint_to=copy, checkpoint_every=4), whole)
     final = sine_learner(method, moments=moments)
     final.restore(path)
     assert_identical(final, whole)
@@ -254,25 +255,19 @@ class Stop:
         return reptile(*arguments)
 
 
-@pytest.mark.parametrize("rows", [200, 2])
+@pytest.mark.parametrize("at_once", [3, 15, 256])  # 1, 5 or all meta-steps
 @pytest.mark.parametrize("n", [1, 4, 5, 12])
-def test_ctrl_c_saves_what_was_done(
-    n: int, rows: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(train, "HISTORY_ROWS", rows)
+def test_ctrl_c_saves_what_was_done(n: int, at_once: int, tmp_path: Path) -> None:
     path = tmp_path / "x.safetensors"
     whole = fit(sine_learner())
-    stopped = sine_learner(rule=Stop(n))
+    stopped = sine_learner(rule=Stop(n), at_once=at_once)
     with pytest.raises(KeyboardInterrupt):
         fit(stopped, checkpoint_to=path)
     again = sine_learner()
     again.restore(path)
     assert again.state.meta_step == n - 1
     fit(again, checkpoint_to=path)
-    assert torch.equal(again.phi, whole.phi)
-    assert [r["meta_step"] for r in again.history] == [
-        r["meta_step"] for r in whole.history
-    ]
+    assert_identical(again, whole)
 
 
 def test_ctrl_c_while_validating_loses_nothing(tmp_path: Path) -> None:
@@ -296,10 +291,41 @@ def test_ctrl_c_while_validating_loses_nothing(tmp_path: Path) -> None:
 # --- history, validation, checkpoints
 
 
-def test_history_has_a_row_a_share_of_the_run_and_a_row_a_validation(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(train, "HISTORY_ROWS", 3)
+class Counted:
+    """Sine waves that count how often tasks are drawn, and how many."""
+
+    def __init__(self) -> None:
+        self.calls: list[int] = []
+
+    def to(self, device: torch.device) -> "Counted":
+        return self
+
+    def sample(self, draws: Draws) -> Episodes:
+        found = SINE.sample(draws)
+        self.calls.append(len(found.support.y))
+        return found
+
+
+def test_a_short_run_draws_its_tasks_at_once() -> None:
+    # rows of the history, one a meta-step here, must not make the device wait
+    tasks, learner = Counted(), sine_learner()
+    learner.fit(tasks, meta_steps=100, meta_batch=2, epsilon=constant(0.1))
+    checked, *drawn = tasks.calls
+    assert checked == 2  # `fit` first asks whether the model takes them
+    assert drawn == [200]
+    assert [row["meta_step"] for row in learner.history] == list(range(1, 101))
+
+
+def test_tasks_are_drawn_so_many_at_a_time() -> None:
+    tasks, learner = Counted(), sine_learner(at_once=7)
+    learner.fit(tasks, meta_steps=5, meta_batch=3, epsilon=constant(0.1))
+    assert tasks.calls[1:] == [6, 6, 3]
+    learner.fit(tasks, meta_steps=6, meta_batch=16, epsilon=constant(0.1))
+    assert tasks.calls[5:] == [7, 7, 2]
+
+
+@pytest.mark.usefixtures("float64")
+def test_history_has_a_row_a_share_of_the_run_and_a_row_a_validation() -> None:
     measured = []
 
     def measure(learner: MetaLearner) -> dict[str, float]:
@@ -308,41 +334,42 @@ def test_history_has_a_row_a_share_of_the_run_and_a_row_a_validation(
 
     learner = bowl_learner(1.0)
     learner.fit(
-        BOWL,
-        meta_steps=12,
+        BOWL.to(CPU),
+        meta_steps=402,  # a row every two
         epsilon=constant(1.0),
         validate=measure,
         validate_every=5,
     )
-    assert measured == [5, 10]
+    assert measured == list(range(5, 401, 5))
     rows = {row["meta_step"]: row for row in learner.history}
-    assert list(rows) == [4, 5, 8, 10, 12]
-    assert [step for step, row in rows.items() if "norm" in row] == [5, 10]
+    assert list(rows) == sorted({*range(2, 403, 2), *range(5, 401, 5)})
+    assert [step for step, row in rows.items() if "norm" in row] == measured
     assert rows[5]["norm"] == 2**-5
-    # a row's loss is the mean since the row before: φ²/2 at φ = 2⁻⁵, 2⁻⁶, 2⁻⁷
-    assert rows[8]["loss"] == sum(4.0**-n / 2 for n in (5, 6, 7)) / 3
+    # a row's loss is the mean since the row before, φ²/2 at φ = 2⁻⁵; 2⁻⁶, 2⁻⁷
+    assert rows[6]["loss"] == 4.0**-5 / 2
+    assert rows[8]["loss"] == (4.0**-6 + 4.0**-7) / 4
     seconds = [row["seconds"] for row in learner.history]
     assert seconds == sorted(seconds)
     assert seconds[0] > 0
 
 
-def test_checkpoints_are_written_when_asked(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    saved: list[int] = []
-    save = MetaLearner.save
+def test_checkpoints_are_written_when_asked(tmp_path: Path) -> None:
+    def on_disk(path: Path) -> int:
+        done: int = checkpoint.load(path).metadata["meta_step"]
+        return done
 
-    def spy(learner: MetaLearner, *arguments: Any) -> None:
-        saved.append(learner.state.meta_step)
-        save(learner, *arguments)
+    for every, expected in ((5, [0, 5, 10]), (0, [0])):
+        path = tmp_path / str(every)
+        seen: list[int] = []
 
-    monkeypatch.setattr(MetaLearner, "save", spy)
-    settings = {"checkpoint_to": tmp_path / "x", "checkpoint_every": 5}
-    fit(sine_learner(), **settings, config={"ways": 5})
-    assert saved == [0, 5, 10, 12]
-    saved.clear()
-    fit(sine_learner(), checkpoint_to=tmp_path / "y")
-    assert saved == [0, 12]
+        def epsilon(done: float, path: Path = path, seen: list[int] = seen) -> float:
+            seen.append(on_disk(path))
+            return 0.1
+
+        learner = sine_learner(at_once=3)  # a look at every meta-step
+        fit(learner, epsilon=epsilon, checkpoint_to=path, checkpoint_every=every)
+        assert sorted(set(seen)) == expected
+        assert on_disk(path) == 12
 
 
 def test_more_meta_steps_continue_a_run() -> None:
@@ -356,11 +383,11 @@ def test_more_meta_steps_continue_a_run() -> None:
 
 def peak_bytes(method: Make, k: int, engine: Engine) -> int:
     model = mlp(1, 40, 40, 1, activation=nn.Tanh)
-    loss, _ = make_loss(model, F.mse_loss)
     learner = method(model, adam(0.01), k, 4, criterion=F.mse_loss, engine=engine)
-    episodes = SINE.sample(draws(0, TRAIN, range(1), range(2), CPU), k, 4)
+    episodes = draw(SINE, 2, inner_steps=k, inner_batch=4)
+    U = InnerLoop(learner.kernel, learner.inner)
     with LiveTensors() as measured:
-        learner.rule(loss, learner.phi, episodes, learner.inner, None, engine)
+        learner.rule(U, learner.phi, episodes, None)
     return measured.peak
 
 
@@ -382,32 +409,26 @@ def test_memory_of_maml_grows_with_the_inner_steps() -> None:
 @pytest.mark.parametrize("engine", ["serial", "threads", "stacked"])
 def test_memory_is_bounded_for_a_meta_batch_of_any_size(engine: Engine) -> None:
     def peak(meta_batch: int) -> int:
-        learner = sine_learner(engine=engine)
+        learner = sine_learner(engine=engine, at_once=16)
         with LiveTensors() as measured:
             fit(learner, meta_steps=1, meta_batch=meta_batch)
         return measured.peak
 
-    chunk = meta_step.CHUNK
-    assert peak(6 * chunk) < 1.3 * peak(2 * chunk)
-    assert peak(chunk) > 2 * peak(chunk // 8)  # the measure sees the tasks
+    assert peak(6 * 16) < 1.3 * peak(2 * 16)
+    assert peak(16) > 2 * peak(16 // 8)  # the measure sees the tasks
 
 
-def test_a_meta_batch_in_parts_is_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
-    torch.set_default_dtype(torch.float64)
-    try:
-        for method in METHODS.values():
-            whole = fit(sine_learner(method), meta_batch=5)
-            monkeypatch.setattr(meta_step, "CHUNK", 2)
-            parts = fit(sine_learner(method), meta_batch=5)
-            monkeypatch.undo()
-            torch.testing.assert_close(parts.phi, whole.phi, rtol=0, atol=1e-12)
-            for name, value in (whole.inner_state or {}).items():
-                found = (parts.inner_state or {})[name]
-                torch.testing.assert_close(found, value, rtol=0, atol=1e-12)
-            losses = [[row["loss"] for row in x.history] for x in (whole, parts)]
-            assert losses[0] == pytest.approx(losses[1], rel=1e-12)
-    finally:
-        torch.set_default_dtype(torch.float32)
+@each_method
+@pytest.mark.usefixtures("float64")
+def test_a_meta_batch_in_parts_is_the_whole(method: Make) -> None:
+    whole = fit(sine_learner(method), meta_batch=5)
+    parts = fit(sine_learner(method, at_once=2), meta_batch=5)
+    torch.testing.assert_close(parts.phi, whole.phi, rtol=0, atol=1e-12)
+    for name, value in (whole.inner_state or {}).items():
+        found = (parts.inner_state or {})[name]
+        torch.testing.assert_close(found, value, rtol=0, atol=1e-12)
+    losses = [[row["loss"] for row in x.history] for x in (whole, parts)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-12)
 
 
 # --- refusals
@@ -450,20 +471,19 @@ def poisoned(step: int) -> Callable[..., Any]:
     return rule
 
 
-@pytest.mark.parametrize("rows", [200, 1])
+@pytest.mark.parametrize("at_once", [3, 256])
 def test_a_loss_that_is_no_number_is_named_and_phi_stays(
-    rows: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    at_once: int, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(train, "HISTORY_ROWS", rows)
     path = tmp_path / "x"
-    learner = sine_learner(rule=poisoned(5))
+    learner = sine_learner(rule=poisoned(5), at_once=at_once)
     with pytest.raises(UserError, match=r"nan at meta-step 5; lower the inner .* 0.01"):
         fit(learner, checkpoint_to=path)
     assert learner.phi.isfinite().all()
     # one step a chunk: the five good steps stand; one chunk: none of it does
-    assert learner.state.meta_step == (5 if rows == 200 else 0)
+    assert learner.state.meta_step == (5 if at_once == 3 else 0)
     good = sine_learner()
-    if rows == 200:
+    if at_once == 3:
         fit(
             good, meta_steps=12, epsilon=lambda done: 0.1 * (done < 5 / 12) * (1 - done)
         )
@@ -496,11 +516,11 @@ def test_a_phi_that_overflows_in_the_last_step_is_noticed() -> None:
 
 def few_shot(ways: int) -> FewShotTasks:
     images = torch.zeros(5, 4, 1, 8, 8, dtype=torch.uint8)
-    return FewShotTasks(Classes(images, tuple("abcde")), ways, 2)
+    return FewShotTasks(Examples(images, tuple("abcde")), ways, 2)
 
 
 def test_bad_settings_name_the_value_and_the_remedy() -> None:
-    with pytest.raises(UserError, match=r"inner_steps = 0, .*; give at least 1"):
+    with pytest.raises(UserError, match=r"inner_steps = 0; give at least 1"):
         Reptile(mlp(1, 1), sgd(0.1), 0)
     for bad in (0, -3):
         with pytest.raises(UserError, match=f"inner_batch = {bad}; give at least 1"):
@@ -568,30 +588,27 @@ def test_restore_refuses_another_model_and_keeps_its_own(tmp_path: Path) -> None
 
 def test_a_bowl_is_what_quadratic_loss_says() -> None:
     theta, batch = torch.tensor([3.0]), Batch(torch.ones(1, 1, 1), torch.ones(1, 1))
-    loss, _ = make_loss(Bowl(0.0), half_square)
-    assert loss(theta, batch) == quadratic_loss(theta, batch) == 2
+    kernel = of_model(Bowl(0.0), half_square)
+    assert kernel.loss(theta, batch) == quadratic_loss(theta, batch) == 2
 
 
+@pytest.mark.usefixtures("float64")
 def test_an_outer_optimiser_sees_phi_minus_target() -> None:
-    torch.set_default_dtype(torch.float64)
-    try:
-        learner = fit(sine_learner(outer=adam(0.05, (0.9, 0.99))), meta_steps=5)
-        serial = sine_learner()
-        phi = nn.Parameter(serial.phi.clone())
-        optimizer = torch.optim.Adam([phi], 0.05, (0.9, 0.99))
-        for step in range(5):
-            # A plain meta-step with ε = 1 tells the target.
-            one = sine_learner()
-            one.state = serial.state._replace(phi=phi.detach().clone(), meta_step=step)
-            fit(one, meta_steps=step + 1, epsilon=constant(1.0))
-            serial = one
-            before = phi.detach().clone()
-            phi.grad = before - one.phi
-            optimizer.step()
-            phi.data = before + linear(0.1, 0.0)(step / 5) * (phi.data - before)
-        torch.testing.assert_close(learner.phi, phi.data, rtol=0, atol=1e-12)
-    finally:
-        torch.set_default_dtype(torch.float32)
+    learner = fit(sine_learner(outer=adam(0.05, (0.9, 0.99))), meta_steps=5)
+    serial = sine_learner()
+    phi = nn.Parameter(serial.phi.clone())
+    optimizer = torch.optim.Adam([phi], 0.05, (0.9, 0.99))
+    for step in range(5):
+        # A plain meta-step with ε = 1 tells the target.
+        one = sine_learner()
+        one.state = serial.state._replace(phi=phi.detach().clone(), meta_step=step)
+        fit(one, meta_steps=step + 1, epsilon=constant(1.0))
+        serial = one
+        before = phi.detach().clone()
+        phi.grad = before - one.phi
+        optimizer.step()
+        phi.data = before + linear(0.1, 0.0)(step / 5) * (phi.data - before)
+    torch.testing.assert_close(learner.phi, phi.data, rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("model", ["sine", "glyphs"])
@@ -650,6 +667,6 @@ def test_a_new_learner_does_not_replace_the_checkpoint_of_a_run(tmp_path: Path) 
     path = tmp_path / "x.safetensors"
     fit(sine_learner(), checkpoint_to=path)
     before = path.read_bytes()
-    with pytest.raises(UserError, match=r"holds a run of 12 meta-steps; restore it"):
+    with pytest.raises(UserError, match=r"holds a run of 12 meta-steps, .* one of 0 would"):
         fit(sine_learner(), checkpoint_to=path)
     assert path.read_bytes() == before

@@ -44,6 +44,7 @@ class Loop:
     config: dict[str, Any] | None
     watched: list[list[float]] = field(default_factory=list)
     """Loss and number of inner steps of each meta-step since the last row."""
+    began: float = field(default_factory=time.perf_counter)
 
     def go(self, progress: bool) -> None:
         """Take meta-steps until all are done."""
@@ -60,8 +61,7 @@ class Loop:
             unit="meta-step",
             smoothing=0.05,
         )
-        before = learner.history[-1]["seconds"] if learner.history else 0.0
-        began = time.perf_counter() - before
+        self.began -= learner.history[-1]["seconds"] if learner.history else 0.0
         chunk = max(1, run.at_once // run.meta_batch)
         periods = [n for n in (self.validate_every, self.checkpoint_every) if n]
         try:
@@ -69,8 +69,7 @@ class Loop:
                 while (start := learner.state.meta_step) < run.meta_steps:
                     ends = [(start // n + 1) * n for n in periods]
                     stop = min(start + chunk, run.meta_steps, *ends)
-                    values = self.take(range(start, stop))
-                    self.note(range(start, stop), values, time.perf_counter() - began)
+                    self.note(range(start, stop), self.take(range(start, stop)))
                     bar.update(stop - start)
                     if learner.history:
                         bar.set_postfix(loss=f"{learner.history[-1]['loss']:.3f}")
@@ -98,6 +97,10 @@ class Loop:
             for reached, target in meta_steps(self.run, now, steps):
                 now = reached
                 watched.append(target.watched())
+        except KeyboardInterrupt:  # the history has what was done, as φ has
+            if watched:
+                self.note(steps[: len(watched)], torch.stack(watched).tolist())
+            raise
         finally:
             learner.state = turned(now, kernel.unpack)
         values: list[list[float]] = torch.stack(watched).tolist()
@@ -113,9 +116,9 @@ class Loop:
                 )
         return values
 
-    def note(self, steps: range, values: list[list[float]], seconds: float) -> None:
+    def note(self, steps: range, values: list[list[float]]) -> None:
         """Write rows of the history: at equal distances, and where the loop halts."""
-        run = self.run
+        run, seconds = self.run, time.perf_counter() - self.began
         for step, seen in zip(steps, values, strict=True):
             self.watched.append(seen)
             done, every = step + 1, max(1, run.meta_steps // HISTORY_ROWS)
