@@ -22,8 +22,8 @@ from pathlib import Path
 
 import matplotlib
 import numpy as np
-from fontTools.pens.basePen import BasePen  # type: ignore[import-untyped]
-from fontTools.ttLib import TTFont  # type: ignore[import-untyped]
+from fontTools.pens.basePen import BasePen
+from fontTools.ttLib import TTFont
 from numpy.typing import NDArray
 
 from reptile_lib.data import packed

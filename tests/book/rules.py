@@ -2,16 +2,20 @@
 
 import ast
 import re
+from collections.abc import Callable, Iterator
 from itertools import pairwise
+from typing import Any
+
+from reptile_book.notebooks import CELL_METADATA, FORMAT, KERNELSPEC
+
+Json = Any
+"""A notebook, a cell or an output, as the file has it."""
+
+Rule = Callable[[Json], Iterator[str]]
 
 MAX_COLUMNS = 78
 MAX_LINES = 25
 TAGS = {"nbval-ignore-output", "hide-input", "remove-input", "keep-colors"}
-KERNELSPEC = {
-    "display_name": "Python 3 (ipykernel)",
-    "language": "python",
-    "name": "python3",
-}
 IMAGES = ("image/png", "image/svg+xml", "image/jpeg", "image/gif")
 ABSOLUTE = re.compile(
     r"(?<![\w.:/~-])/(home|root|tmp|Users|usr|opt|var|work|mnt|content)/|\b[A-Z]:\\\\"
@@ -19,11 +23,11 @@ ABSOLUTE = re.compile(
 LOOPHOLES = re.compile(r"NBVAL_|PYTEST_VALIDATE|^\s*[%!]", re.MULTILINE)
 
 
-def text(value):
+def text(value: Json) -> str:
     return value if isinstance(value, str) else "".join(value)
 
 
-def cells(nb, kind):
+def cells(nb: Json, kind: str) -> Iterator[tuple[int, Json, str]]:
     """Yield (number, cell, source) of the code or markdown cells."""
     number = 0
     for cell in nb["cells"]:
@@ -32,11 +36,11 @@ def cells(nb, kind):
             yield number, cell, text(cell["source"])
 
 
-def tags(cell):
+def tags(cell: Json) -> set[str]:
     return set(cell["metadata"].get("tags", ()))
 
 
-def code_is_executed_in_order(nb):
+def code_is_executed_in_order(nb: Json) -> Iterator[str]:
     for number, cell, source in cells(nb, "code"):
         if not source.strip():
             yield f"code cell {number} is empty"
@@ -44,7 +48,7 @@ def code_is_executed_in_order(nb):
             yield f"code cell {number} has execution count {cell['execution_count']}"
 
 
-def code_fits_a_page(nb):
+def code_fits_a_page(nb: Json) -> Iterator[str]:
     for number, _, source in cells(nb, "code"):
         lines = source.splitlines()
         if len(lines) > MAX_LINES:
@@ -54,7 +58,7 @@ def code_fits_a_page(nb):
                 yield f"code cell {number}: {len(line)} columns in {line.strip()!r}"
 
 
-def output_is_clean(nb):
+def output_is_clean(nb: Json) -> Iterator[str]:
     for number, cell, _ in cells(nb, "code"):
         for output in cell["outputs"]:
             if output["output_type"] == "error":
@@ -70,7 +74,7 @@ def output_is_clean(nb):
                     yield f"code cell {number} shows a widget, which pages cannot draw"
 
 
-def printed(output):
+def printed(output: Json) -> Iterator[tuple[str, Json]]:
     """Yield (kind, text) of what an output shows, without pictures."""
     if "text" in output:
         yield "stream", text(output["text"])
@@ -79,7 +83,7 @@ def printed(output):
             yield kind, value if isinstance(value, dict) else text(value)
 
 
-def no_output_escapes_comparison(nb):
+def no_output_escapes_comparison(nb: Json) -> Iterator[str]:
     for number, cell, source in cells(nb, "code"):
         for tag in sorted(tags(cell) - TAGS):
             yield f"code cell {number} has the tag {tag}; allowed: {sorted(TAGS)}"
@@ -87,7 +91,7 @@ def no_output_escapes_comparison(nb):
             yield f"code cell {number} uses a marker of nbval, a magic or the shell"
 
 
-def ignored_output_is_followed_by_a_claim(nb):
+def ignored_output_is_followed_by_a_claim(nb: Json) -> Iterator[str]:
     open_cell = None
     for number, cell, source in cells(nb, "code"):
         if "nbval-ignore-output" in tags(cell):
@@ -100,7 +104,7 @@ def ignored_output_is_followed_by_a_claim(nb):
         yield f"no claim() after code cell {open_cell}, whose output is not compared"
 
 
-def claims(source):
+def claims(source: str) -> list[ast.Call]:
     """Return the calls of claim() in a cell."""
     try:
         tree = ast.parse(source)
@@ -113,7 +117,7 @@ def claims(source):
     ]
 
 
-def claims_are_plain_words(nb):
+def claims_are_plain_words(nb: Json) -> Iterator[str]:
     """A claim is compared on every machine: a fixed text, without numbers."""
     for number, _, source in cells(nb, "code"):
         for call in claims(source):
@@ -124,9 +128,10 @@ def claims_are_plain_words(nb):
                 yield f"code cell {number}: digits in the claim {words.value!r}"
 
 
-def prose(nb):
+def prose(nb: Json) -> list[str]:
     """Return the markdown without what stands in fences."""
-    lines, fence = [], None
+    lines: list[str] = []
+    fence: str | None = None
     for _, _, source in cells(nb, "markdown"):
         for line in source.splitlines():
             mark = re.match(r"\s*(`{3,}|~{3,}|:{3,})", line)
@@ -141,12 +146,12 @@ def prose(nb):
     return lines
 
 
-def headings(nb):
+def headings(nb: Json) -> list[tuple[int, str]]:
     marks = (re.match(r"(#{1,6})\s+(.*)", line) for line in prose(nb))
     return [(len(mark[1]), mark[2].strip()) for mark in marks if mark]
 
 
-def headings_are_in_order(nb):
+def headings_are_in_order(nb: Json) -> Iterator[str]:
     found = headings(nb)
     first = text(nb["cells"][0]["source"]) if nb["cells"] else ""
     if not first.startswith("# "):
@@ -159,7 +164,7 @@ def headings_are_in_order(nb):
             yield f"heading {words!r} skips a level"
 
 
-def exercises_have_solutions(nb):
+def exercises_have_solutions(nb: Json) -> Iterator[str]:
     source = "\n\n".join(s for _, _, s in cells(nb, "markdown"))
     fence = r"^[`:]{3,}\{%s\}[ \t]*(.*)\n((?::.*\n)*)"
     exercises = [
@@ -185,14 +190,14 @@ def exercises_have_solutions(nb):
         yield f"exercises {sorted(exercises)} but solutions {sorted(solved)}"
 
 
-def sources_are_named(nb):
+def sources_are_named(nb: Json) -> Iterator[str]:
     if "References" not in [words for level, words in headings(nb) if level == 2]:
         yield "no section ## References"
     if not any("{cite" in s for _, _, s in cells(nb, "markdown")):
         yield "nothing is cited"
 
 
-def pictures_are_described(nb):
+def pictures_are_described(nb: Json) -> Iterator[str]:
     for number, cell, _ in cells(nb, "code"):
         data = [output.get("data", {}) for output in cell["outputs"]]
         pictures = sum(any(kind in d for kind in IMAGES) for d in data)
@@ -215,7 +220,7 @@ def pictures_are_described(nb):
                 yield f"markdown cell {number}: a figure without :alt:"
 
 
-def no_path_of_a_machine(nb):
+def no_path_of_a_machine(nb: Json) -> Iterator[str]:
     for kind in ("code", "markdown"):
         for number, cell, source in cells(nb, kind):
             shown = [s for out in cell.get("outputs", ()) for _, s in printed(out)]
@@ -224,7 +229,7 @@ def no_path_of_a_machine(nb):
                     yield f"{kind} cell {number} holds the absolute path {hit[0]}..."
 
 
-def metadata_is_minimal(nb):
+def metadata_is_minimal(nb: Json) -> Iterator[str]:
     metadata = dict(nb["metadata"])
     if metadata.pop("kernelspec", None) != KERNELSPEC:
         yield f"the kernelspec is not {KERNELSPEC}"
@@ -232,14 +237,14 @@ def metadata_is_minimal(nb):
         yield 'language_info is not {"name": "python"}'
     if set(metadata) - {"reptile"}:
         yield f"other metadata: {sorted(set(metadata) - {'reptile'})}"
-    if (nb["nbformat"], nb["nbformat_minor"]) != (4, 5):
-        yield "the format is not 4.5"
+    if (nb["nbformat"], nb["nbformat_minor"]) != FORMAT:
+        yield f"the format is not {FORMAT}"
     for cell in nb["cells"]:
-        if extra := set(cell["metadata"]) - {"tags", "mystnb"}:
+        if extra := set(cell["metadata"]) - set(CELL_METADATA):
             yield f"a cell holds the metadata {sorted(extra)} (run `make notebooks`)"
 
 
-RULES = [
+RULES: list[Rule] = [
     code_is_executed_in_order,
     code_fits_a_page,
     output_is_clean,

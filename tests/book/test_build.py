@@ -37,13 +37,13 @@ del CHANGED["reptile_lib/old.py"]
 pytestmark = pytest.mark.slow
 
 
-def write(folder, files):
+def write(folder: Path, files: dict[str, str]) -> None:
     for name, text in files.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(text, encoding="utf-8")
 
 
-def make_folder(folder, files):
+def make_folder(folder: Path, files: dict[str, str]) -> Path:
     """Lay down a book that is set up like this one."""
     for name in ("_static", "_templates"):
         shutil.copytree(ROOT / name, folder / name)
@@ -53,7 +53,7 @@ def make_folder(folder, files):
     return folder
 
 
-def make_book(folder):
+def make_book(folder: Path) -> subprocess.CompletedProcess[str]:
     """Run `make book` with what is installed here; return how it ended."""
     tools = f"BIN={Path(sys.executable).parent}"
     return subprocess.run(
@@ -65,7 +65,7 @@ def make_book(folder):
     )
 
 
-def built(folder):
+def built(folder: Path) -> dict[str, bytes]:
     """Build the book; return its files but for those copied unchanged."""
     done = make_book(folder)
     assert done.returncode == 0, done.stdout
@@ -75,11 +75,11 @@ def built(folder):
     return {str(n): p.read_bytes() for n, p in files.items() if n.parts[0] != "_static"}
 
 
-def differing(a, b):
+def differing(a: dict[str, bytes], b: dict[str, bytes]) -> list[str]:
     return sorted(name for name in a.keys() | b.keys() if a.get(name) != b.get(name))
 
 
-def test_a_build_depends_on_no_earlier_one(tmp_path):
+def test_a_build_depends_on_no_earlier_one(tmp_path: Path) -> None:
     folder = make_folder(tmp_path / "book", FILES)
     first = built(folder)
     assert {"old", "same"} <= {Path(n).parent.name for n in first}
@@ -93,7 +93,7 @@ def test_a_build_depends_on_no_earlier_one(tmp_path):
     assert differing(changed, fresh) == []
 
 
-def test_every_warning_fails_the_build(tmp_path):
+def test_every_warning_fails_the_build(tmp_path: Path) -> None:
     toc = CONTENTS.replace("chapters/page", "chapters/paeg")
     folder = make_folder(tmp_path, FILES | {"_toc.yml": toc})
     done = make_book(folder)

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from reptile_lib import (
     Batch,
+    Interpolated,
     Quadratics,
     SwitchAtThreshold,
     adam,
@@ -19,20 +20,26 @@ from reptile_lib import (
     momentum,
     sgd,
 )
-from reptile_lib.engine import gradient, make_loss
+from reptile_lib.kernel import of_loss, of_model
 from reptile_lib.meta import outer_step
-from reptile_lib.optim import Interpolated
 from reptile_lib.params import ravel
-from reptile_lib.tasks import quadratic_loss
-from reptile_lib.transform import ridge_head
+from reptile_lib.theory.quadratics import quadratic_loss
+from reptile_lib.theory.transform import ridge_head
 
 positive = st.floats(0.1, 3.0)
+quadratic = of_loss(quadratic_loss)
+
+
+def quadratics(h: float, minima: list[float]) -> Quadratics:
+    """Return one-dimensional bowls with curvature h."""
+    w = torch.tensor(minima, dtype=torch.float64).view(-1, 1)
+    return Quadratics(torch.full_like(w, h)[..., None], w)
 
 
 def bowls(h: float, minima: list[float]) -> Batch:
-    """Return one-dimensional bowls with curvature h."""
-    w = torch.tensor(minima, dtype=torch.float64).view(-1, 1, 1)
-    return Batch(torch.full_like(w, h)[..., None], w)
+    """Return what an inner loop sees of them: one example per task."""
+    tasks = quadratics(h, minima)
+    return Batch(tasks.H[:, None], tasks.w[:, None])
 
 
 @given(h=positive, c=positive, share=st.floats(0.05, 0.95), d=st.floats(0.01, 50.0))
@@ -44,7 +51,7 @@ def test_2_2_the_pull_under_a_threshold(
     inner = sgd(alpha).until(SwitchAtThreshold(c))
     order = torch.zeros(1, 200, 1, dtype=torch.int64)
     start = torch.zeros(1, dtype=torch.float64)
-    pull = adapt(quadratic_loss, start, bowls(h, [d]), order, inner).theta.item()
+    pull = adapt(quadratic, start, bowls(h, [d]), order, inner).theta.item()
     if d < r:
         assert pull == 0
     else:
@@ -55,7 +62,7 @@ def test_2_2_exercise_how_long_until_the_switch() -> None:
     inner = sgd(0.5).until(SwitchAtThreshold(0.5))
     order = torch.zeros(2, 20, 1, dtype=torch.int64)
     start = torch.zeros(1, dtype=torch.float64)
-    steps = adapt(quadratic_loss, start, bowls(1.0, [100.0, 200.0]), order, inner).steps
+    steps = adapt(quadratic, start, bowls(1.0, [100.0, 200.0]), order, inner).steps
     assert steps.tolist() == [7, 8]
 
 
@@ -88,16 +95,16 @@ def test_2_1_exercise_a_very_strong_ridge() -> None:
 
 def test_3_1_the_difference_is_the_sum_of_the_gradients() -> None:
     model = nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.Linear(8, 1)).double()
-    loss, _ = make_loss(model, F.mse_loss)
+    kernel = of_model(model, F.mse_loss)
     noise = torch.Generator().manual_seed(0)
     x = torch.randn(1, 12, 3, generator=noise, dtype=torch.float64)
     y = torch.randn(1, 12, 1, generator=noise, dtype=torch.float64)
     order, phi, alpha = torch.arange(12).view(1, 4, 3), ravel(model), 0.1
     theta, met = phi, torch.zeros_like(phi)
     for rows in order[0]:
-        g, _ = gradient(loss, theta, Batch(x[0, rows], y[0, rows]))
-        theta, met = theta - alpha * g, met + g
-    end = adapt(loss, phi, Batch(x, y), order, sgd(alpha)).theta[0]
+        g, _ = kernel.gradient(theta[None], Batch(x[:, rows], y[:, rows]))
+        theta, met = theta - alpha * g[0], met + g[0]
+    end = adapt(kernel, phi, Batch(x, y), order, sgd(alpha)).theta[0]
     torch.testing.assert_close((phi - end) / alpha, met, rtol=0, atol=1e-10)
 
 
@@ -123,7 +130,7 @@ def test_2_3_mixing_short_loops_is_sgd_at_a_smaller_rate(
     q = (1 - (1 - lam * (1 - r)) ** (1 / k)) / h
     order = torch.zeros(1, k, 1, dtype=torch.int64)
     start = torch.ones(1, dtype=torch.float64)
-    left = adapt(quadratic_loss, start, bowls(h, [0.0]), order, sgd(q)).theta
+    left = adapt(quadratic, start, bowls(h, [0.0]), order, sgd(q)).theta
     assert left.item() == pytest.approx(1 - lam * (1 - r))
 
 
@@ -163,16 +170,14 @@ def test_3_3_a_step_to_the_nearest_solution_descends_half_the_squared_distance(
 
 
 def test_3_3_the_mean_meta_step_descends_the_surrogate_loss() -> None:
-    tasks = Quadratics(*(t[:, 0] for t in bowls(2.0, [1.0, -3.0])))
+    tasks = quadratics(2.0, [1.0, -3.0])
     phi, alpha, k = torch.tensor([0.7], dtype=torch.float64), 0.2, 3
     phi.requires_grad_()
     away, B = phi - tasks.w, tasks.progress(alpha, k)
     surrogate = torch.einsum("ti,tij,tj->t", away, B, away).mean() / 2
     (g,) = torch.autograd.grad(surrogate, phi)
     order = torch.zeros(2, k, 1, dtype=torch.int64)
-    ends = adapt(
-        quadratic_loss, phi.detach(), bowls(2.0, [1.0, -3.0]), order, sgd(alpha)
-    )
+    ends = adapt(quadratic, phi.detach(), bowls(2.0, [1.0, -3.0]), order, sgd(alpha))
     torch.testing.assert_close(phi.detach() - g, ends.theta.mean(0))
 
 
@@ -201,6 +206,6 @@ def test_3_3_where_the_best_start_ends() -> None:
 
 @pytest.mark.parametrize(("k", "limit"), [(1, 2 / 2.8), (3, 2 / (1 + 1.8**3))])
 def test_3_3_exercise_loops_that_diverge(k: int, limit: float) -> None:
-    tasks = Quadratics(*(t[:, 0] for t in bowls(4.0, [1.0])))
+    tasks = quadratics(4.0, [1.0])
     assert tasks.mean_limit(0.7, k) == pytest.approx(limit)
     assert tasks.mean_limit(0.7, 2) <= 0  # no epsilon at all

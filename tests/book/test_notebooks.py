@@ -2,11 +2,14 @@
 
 import copy
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
+from reptile_book.notebooks import KERNELSPEC
 from tests.book import rules
+from tests.book.rules import Json
 
 ROOT = Path(__file__).parents[2]
 NOTEBOOKS = sorted(
@@ -14,27 +17,29 @@ NOTEBOOKS = sorted(
 )
 
 
-def by_name(path):
+def by_name(path: Path) -> str:
     return str(path.relative_to(ROOT))
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=by_name)
-def test_notebook_keeps_the_rules(path):
+def test_notebook_keeps_the_rules(path: Path) -> None:
     nb = json.loads(path.read_text(encoding="utf-8"))
     wrong = [words for rule in rules.RULES for words in rule(nb)]
     assert not wrong, "\n".join([by_name(path), *wrong])
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=by_name)
-def test_notebook_is_small(path):
+def test_notebook_is_small(path: Path) -> None:
     assert path.stat().st_size < 1_000_000
 
 
-def markdown(source):
+def markdown(source: str) -> Json:
     return {"cell_type": "markdown", "metadata": {}, "source": source}
 
 
-def code(source, count, *outputs, tags=(), **metadata):
+def code(
+    source: str, count: int, *outputs: Json, tags: Sequence[str] = (), **metadata: Json
+) -> Json:
     return {
         "cell_type": "code",
         "execution_count": count,
@@ -44,7 +49,7 @@ def code(source, count, *outputs, tags=(), **metadata):
     }
 
 
-def stream(words, name="stdout"):
+def stream(words: str, name: str = "stdout") -> Json:
     return {"output_type": "stream", "name": name, "text": words}
 
 
@@ -73,11 +78,11 @@ How?
 :::
 """
 
-GOOD = {
+GOOD: Json = {
     "nbformat": 4,
     "nbformat_minor": 5,
     "metadata": {
-        "kernelspec": rules.KERNELSPEC,
+        "kernelspec": KERNELSPEC,
         "language_info": {"name": "python"},
     },
     "cells": [
@@ -92,11 +97,11 @@ GOOD = {
 }
 
 
-def test_good_notebook_passes():
+def test_good_notebook_passes() -> None:
     assert [wrong for rule in rules.RULES for wrong in rule(GOOD)] == []
 
 
-BAD = {
+BAD: dict[str, tuple[str, int | tuple[int, ...], Json]] = {
     "not executed": ("code_is_executed_in_order", 1, {"execution_count": None}),
     "out of order": ("code_is_executed_in_order", 3, {"execution_count": 2}),
     "empty": ("code_is_executed_in_order", 1, {"source": " "}),
@@ -157,14 +162,16 @@ BAD = {
 
 
 @pytest.mark.parametrize(("name", "number", "change"), BAD.values(), ids=BAD)
-def test_bad_notebook_is_caught(name, number, change):
+def test_bad_notebook_is_caught(
+    name: str, number: int | tuple[int, ...], change: Json
+) -> None:
     nb = copy.deepcopy(GOOD)
     for n in number if isinstance(number, tuple) else (number,):
         nb["cells"][n].update(change)
     assert list(getattr(rules, name)(nb)) != []
 
 
-def test_foreign_kernel_is_caught():
+def test_foreign_kernel_is_caught() -> None:
     nb = copy.deepcopy(GOOD)
     nb["metadata"]["kernelspec"] = {"name": "my-env"}
     nb["metadata"]["widgets"] = {}
@@ -179,7 +186,12 @@ NEEDY["cells"] = [code("1 + 1", 1) | {"id": "a"}]
 
 
 @pytest.mark.parametrize(("required", "outcome"), [("", "skipped"), ("1", "errors")])
-def test_missing_data_is_seen(pytester, monkeypatch, required, outcome):
+def test_missing_data_is_seen(
+    pytester: pytest.Pytester,
+    monkeypatch: pytest.MonkeyPatch,
+    required: str,
+    outcome: str,
+) -> None:
     pytester.makeconftest((ROOT / "conftest.py").read_text(encoding="utf-8"))
     pytester.path.joinpath("a.ipynb").write_text(json.dumps(NEEDY))
     monkeypatch.setenv("REPTILE_CACHE", str(pytester.path / "nothing"))
@@ -190,7 +202,9 @@ def test_missing_data_is_seen(pytester, monkeypatch, required, outcome):
     result.stdout.fnmatch_lines(["*data set missing: omniglot*REPTILE_DATA*"])
 
 
-def test_a_skip_inside_a_test_is_seen_too(pytester, monkeypatch):
+def test_a_skip_inside_a_test_is_seen_too(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pytester.makeconftest((ROOT / "conftest.py").read_text(encoding="utf-8"))
     pytester.makepyfile("""
         import pytest
@@ -208,7 +222,9 @@ def test_a_skip_inside_a_test_is_seen_too(pytester, monkeypatch):
 
 
 @pytest.mark.parametrize("where", ["REPTILE_DATA", "REPTILE_CACHE"])
-def test_present_data_is_used(pytester, monkeypatch, where):
+def test_present_data_is_used(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
     pytester.makeconftest((ROOT / "conftest.py").read_text(encoding="utf-8"))
     pytester.makepyfile("""
         import pytest
