@@ -132,7 +132,7 @@ def batches_of(support: Batch, order: Tensor) -> Iterable[Batch]:
 def differentiated(
     losses: Callable[[Tensor, Batch], Tensor], keep_graph: bool = False
 ) -> Gradient:
-    """Return the gradient of `losses`(theta [n, P], batch) -> [n] by autograd.
+    """Return the gradient of losses(theta [n, P], batch) -> [n] by autograd.
 
     The tasks' losses are independent, so the gradient of their sum is a stack of
     gradients; plain autograd finds it several times faster than vmap(grad(...)).
