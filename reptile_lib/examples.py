@@ -1,6 +1,7 @@
 """What every data set of this library is: classes of examples, in memory."""
 
 from collections.abc import Callable, Sequence
+from copy import copy
 from dataclasses import InitVar, dataclass, field
 from typing import NamedTuple
 
@@ -45,8 +46,8 @@ class Examples:
         counts: examples of each class.
 
     Raises:
-        UserError: there is no class or an empty one, names are not one a class, or the
-            classes' examples do not go together.
+        UserError: a class is empty, names are not one a class, or the classes' examples
+            do not go together.
     """
 
     values: InitVar[Tensor | Sequence[Inputs]]
@@ -69,7 +70,9 @@ class Examples:
         try:
             counts = [{len(kind) for kind in part} for part in parts]
             kinds = tuple(torch.cat(kind) for kind in zip(*parts, strict=True))
-        except (TypeError, RuntimeError, ValueError) as error:
+            if not parts:  # such as an empty split: it has a shape all the same
+                kinds = (torch.as_tensor(values).flatten(0, 1),)
+        except (TypeError, RuntimeError, ValueError, IndexError) as error:
             raise UserError(
                 f"the classes' examples do not go together ({error}); give tensors"
                 " [examples, ...] of one type and shape"
@@ -98,11 +101,9 @@ class Examples:
 
     def to(self, device: torch.device) -> "Examples":
         """Return the examples on `device`."""
-        first = self.pool if isinstance(self.pool, Tensor) else self.pool[0]
-        if first.device == device:
-            return self
-        moved = [each(lambda x: x.to(device), values) for values in self.by_class()]
-        return Examples(moved, self.names, self.to_input)
+        moved = copy(self)
+        object.__setattr__(moved, "pool", each(lambda x: x.to(device), self.pool))
+        return moved
 
     def rotated(self) -> "Examples":
         """Return four times the classes: each one turned by 0, 90, 180 and 270 degrees.

@@ -198,7 +198,7 @@ class FewShotTasks:
                 f"classes are a {type(self.classes).__name__}; give Examples, such as"
                 ' load("glyphs").train'
             )
-        count, fewest = len(self.classes), min(self.classes.counts)
+        count, fewest = len(self.classes), min(self.classes.counts, default=0)
         if self.ways > count:
             raise UserError(
                 f"ways = {self.ways}, but there are {count} classes; ask for at most"

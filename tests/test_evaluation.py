@@ -65,9 +65,7 @@ def textbook_scores(
     learner: MetaLearner, tasks: FewShotTasks, inner_steps: int, b: int, count: int
 ) -> tuple[Tensor, Tensor]:
     """Return the transductive and the non-transductive accuracy of each task."""
-    support, query, order = draw(
-        tasks, count, inner_steps=inner_steps, inner_batch=b
-    )
+    support, query, order = draw(tasks, count, inner_steps=inner_steps, inner_batch=b)
     together, alone = [], []
     for i in range(count):
         model = textbook.model_at(learner.model, learner.phi)
@@ -283,7 +281,9 @@ def test_examples_a_step(
         return F.cross_entropy(outputs, y)
 
     how = {"criterion": criterion, "inner_batch": inner_batch, "engine": "serial"}
-    evaluate(conv_learner(inner, **how), TASKS, inner_steps=2, inner_batch=given, count=3)
+    evaluate(
+        conv_learner(inner, **how), TASKS, inner_steps=2, inner_batch=given, count=3
+    )
     assert sizes == 3 * 2 * [expected]
 
 
@@ -320,5 +320,7 @@ def test_a_diverged_task_is_not_scored_as_a_guess() -> None:
 def test_images_that_the_model_cannot_take_are_named() -> None:
     model = nn.Sequential(Double(), conv4(ways=4, channels=3, size=8).double())
     learner = Reptile(model, sgd(0.1), 2, device="cpu")
-    with pytest.raises(UserError, match=r"does not take .* examples \[1, 8, 8\]; build"):
+    with pytest.raises(
+        UserError, match=r"does not take .* examples \[1, 8, 8\]; build"
+    ):
         evaluate(learner, TASKS, inner_steps=1, count=5)

@@ -667,6 +667,8 @@ def test_a_new_learner_does_not_replace_the_checkpoint_of_a_run(tmp_path: Path) 
     path = tmp_path / "x.safetensors"
     fit(sine_learner(), checkpoint_to=path)
     before = path.read_bytes()
-    with pytest.raises(UserError, match=r"holds a run of 12 meta-steps, .* one of 0 would"):
+    with pytest.raises(
+        UserError, match=r"holds a run of 12 meta-steps, .* one of 0 would"
+    ):
         fit(sine_learner(), checkpoint_to=path)
     assert path.read_bytes() == before
