@@ -10,7 +10,7 @@ INSTALL := $(PIP) install --quiet --no-compile --prefer-binary -c constraints.tx
 PAGE := _build/html/index.html
 
 .DEFAULT_GOAL := help
-.PHONY: help book test notebooks portable results lab lock clean
+.PHONY: help book test quick notebooks portable results lab lock clean
 
 help:  ## list the targets
 	@grep -E '^[a-z]+: .*##' Makefile | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 20
@@ -40,6 +40,9 @@ book: $(VENV)/book.stamp  ## build the book (installs no torch)
 
 test: $(VENV)/full.stamp  ## run every check: lint, library, notebooks, book
 	@.ci/checks $(BIN)
+
+quick: $(VENV)/full.stamp  ## lint, types and the quick tests: about a minute
+	@.ci/checks $(BIN) lint types quick
 
 notebooks: $(VENV)/full.stamp  ## run all notebooks again and store their output
 	OMP_NUM_THREADS=1 $(BIN)/python -m reptile_book.notebooks $(NB)
