@@ -15,7 +15,7 @@ import zlib
 from collections import defaultdict
 from contextlib import suppress
 from pathlib import Path
-from typing import IO
+from typing import IO, NamedTuple
 from urllib.error import HTTPError
 from urllib.request import urlopen
 
@@ -28,10 +28,28 @@ from reptile_lib.errors import UserError
 from reptile_lib.examples import Examples, Splits
 from reptile_lib.storage.files import written_whole
 
-SHA256 = "dad0dcd1bea0d6fa00631c3eaa42cfd139eeeddef4dfc3bdfd15f88fd0556445"
 ZIPS = ("images_background", "images_evaluation")
-CHARACTERS, EXAMPLES, TRAIN = 1623, 20, 1200
 REMEDY = "or set REPTILE_DATA to a folder that holds omniglot/images_*.zip"
+
+
+class Drawings(NamedTuple):
+    """What the zip files must hold."""
+
+    characters: int
+    examples: int
+    """Drawings of each."""
+    train: int
+    """Characters for training; the others are for testing."""
+    sha256: str
+    """Of the pixels, see `packed.fingerprint`."""
+
+
+PUBLISHED = Drawings(
+    characters=1623,
+    examples=20,
+    train=1200,
+    sha256="dad0dcd1bea0d6fa00631c3eaa42cfd139eeeddef4dfc3bdfd15f88fd0556445",
+)
 
 
 def load(seed: int = 0, val_classes: int = 0) -> Splits:
@@ -49,33 +67,39 @@ def load(seed: int = 0, val_classes: int = 0) -> Splits:
         UserError: `val_classes` is not in 0..1200; the data is neither there nor can it
             be downloaded; it is damaged.
     """
-    if not 0 <= val_classes <= TRAIN:
-        raise UserError(f"val_classes is {val_classes}: choose from 0 to {TRAIN}")
-    names, bits = _cached()
-    order = list(range(CHARACTERS))
+    return split(PUBLISHED, seed, val_classes)
+
+
+def split(published: Drawings, seed: int, val_classes: int) -> Splits:
+    """Read drawings and split them as `load` does."""
+    train = published.train
+    if not 0 <= val_classes <= train:
+        raise UserError(f"val_classes is {val_classes}: choose from 0 to {train}")
+    names, bits = _cached(published)
+    order = list(range(published.characters))
     random.Random(seed).shuffle(order)
 
     def part(rows: list[int]) -> Examples:
         return packed.to_classes([names[row] for row in rows], bits[rows])
 
-    cut = TRAIN - val_classes
-    return Splits(part(order[:cut]), part(order[cut:TRAIN]), part(order[TRAIN:]))
+    cut = train - val_classes
+    return Splits(part(order[:cut]), part(order[cut:train]), part(order[train:]))
 
 
-def _cached() -> tuple[tuple[str, ...], NDArray[np.uint8]]:
-    """Return (names, bits [1623, 20, 98]) in the order of the names."""
+def _cached(published: Drawings) -> tuple[tuple[str, ...], NDArray[np.uint8]]:
+    """Return (names, bits [characters, examples, 98]) in the order of the names."""
     folder = os.environ.get("REPTILE_CACHE") or Path.home() / ".cache" / "reptile_lib"
     cache = Path(folder, "omniglot.npz")
     with suppress(UserError):  # absent or damaged: made anew
-        return packed.read(cache, SHA256)
-    names, bits = _from_zips()
+        return packed.read(cache, published.sha256)
+    names, bits = _from_zips(published)
     # where nothing can be written, the next load takes longer, no more
     with suppress(UserError), written_whole(cache) as file:
         file.write_bytes(packed.to_bytes(names, bits))
     return names, bits
 
 
-def _from_zips() -> tuple[tuple[str, ...], NDArray[np.uint8]]:
+def _from_zips(published: Drawings) -> tuple[tuple[str, ...], NDArray[np.uint8]]:
     """Read both zip files, from disk or from the network, and verify the pixels."""
     drawings: dict[str, list[NDArray[np.bool_]]] = {}
     sources = []
@@ -92,14 +116,15 @@ def _from_zips() -> tuple[tuple[str, ...], NDArray[np.uint8]]:
     counts = {len(examples) for examples in drawings.values()}
     found = f"{len(drawings)} characters with {sorted(counts)} drawings"
     where = " and ".join(sources)
-    if len(drawings) != CHARACTERS or counts != {EXAMPLES}:
+    characters, examples, _, sha256 = published
+    if len(drawings) != characters or counts != {examples}:
         raise UserError(
-            f"{where} hold {found}, not {CHARACTERS} with {EXAMPLES}: "
+            f"{where} hold {found}, not {characters} with {examples}: "
             "get the published files"
         )
     names = tuple(sorted(drawings, key=lambda name: name.split("/")))
     bits = packed.pack(np.array([drawings[name] for name in names]))
-    if packed.fingerprint(names, bits) != SHA256:
+    if packed.fingerprint(names, bits) != sha256:
         raise UserError(
             f"{where} hold other pictures than Omniglot's: get the published files"
         )

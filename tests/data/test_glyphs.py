@@ -14,12 +14,19 @@ from fontTools.ttLib import TTFont
 from PIL import Image, ImageFont
 from torch import Tensor
 
-from reptile_lib.data import Splits, glyphs, load, make_glyphs, packed
-from reptile_lib.errors import UserError
+from reptile_book import make_glyphs
+from reptile_lib import Examples, Splits, UserError, load
+from reptile_lib.data import glyphs, packed
+from tests.kit import one
 
 FACES = ("Sans", "SansMono", "Serif", "Serif-Italic")
 SIDE = 32
 SAME = 0.84  # share of common ink (intersection over union) that makes two letters one
+
+
+def images(part: Examples) -> Tensor:
+    """Return the drawings [classes, examples, 1, 28, 28]."""
+    return torch.stack([one(values) for values in part.by_class()])
 
 
 @pytest.fixture(scope="module")
@@ -34,8 +41,8 @@ def character(name: str) -> str:
 def test_shapes_and_pixels(splits: Splits) -> None:
     assert [len(part) for part in splits] == [1205, 133, 129]
     for part in splits:
-        assert part.images.shape[1:] == (20, 1, 28, 28)
-        assert part.images.unique().tolist() == [0, 255]
+        assert images(part).shape[1:] == (20, 1, 28, 28)
+        assert torch.unique(images(part)).tolist() == [0, 255]
 
 
 def test_whole_scripts_are_set_aside(splits: Splits) -> None:
@@ -48,12 +55,13 @@ def test_whole_scripts_are_set_aside(splits: Splits) -> None:
 
 def test_every_drawing_has_ink_and_is_unlike_the_others(splits: Splits) -> None:
     for part in splits:
-        ink = (part.images == 0).sum((2, 3, 4))
+        drawings = images(part)
+        ink = (drawings == 0).sum((2, 3, 4))
         assert ink.min() >= 16
         assert ink.max() < 28 * 28 / 2
-        different = (part.images[:, 1:] != part.images[:, :1]).flatten(2).any(2)
+        different = (drawings[:, 1:] != drawings[:, :1]).flatten(2).any(2)
         assert different.all()
-        border = part.images.clone()
+        border = drawings.clone()
         border[..., 1:-1, 1:-1] = 255
         assert (border == 0).any((2, 3, 4)).float().mean() < 0.1  # few are cut off
 
@@ -62,29 +70,34 @@ def test_the_file_is_small() -> None:
     assert glyphs.FILE.stat().st_size < 1_000_000
 
 
-def test_a_damaged_file_is_named(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_damaged_file_is_named(tmp_path: Path) -> None:
     path = tmp_path / "glyphs.npz"
-    monkeypatch.setattr(glyphs, "FILE", path)
-    with pytest.raises(UserError, match="is missing: install the package again"):
-        load("glyphs")
+
+    def complaint() -> str:
+        with pytest.raises(UserError) as caught:
+            packed.read(path, glyphs.SHA256)
+        return str(caught.value)
+
+    assert complaint() == f"{path} is missing: install the package again"
     whole = packed.to_bytes(["A/U+0041"], np.zeros((1, 20, 98), np.uint8))
     directory = whole.index(b"PK\x01\x02")  # its ninth byte says "encrypted"
     path.write_bytes(whole[: directory + 8] + b"\x01" + whole[directory + 9 :])
-    with pytest.raises(UserError, match="is damaged: install the package again"):
-        load("glyphs")
-    path.write_bytes(whole)
-    with pytest.raises(UserError, match="is damaged: install the package again"):
-        load("glyphs")
+    assert complaint() == f"{path} is damaged: install the package again"
+    path.write_bytes(whole)  # sound, but not what belongs there
+    assert complaint() == f"{path} is damaged: install the package again"
+    path.write_bytes(glyphs.FILE.read_bytes()[:-30])
+    assert complaint() == f"{path} is damaged: install the package again"
+    path.write_bytes(glyphs.FILE.read_bytes())
+    assert len(packed.read(path, glyphs.SHA256)[0]) == 1205 + 133 + 129
 
 
 def test_the_maker_draws_the_same_again(splits: Splits) -> None:
     for part in splits:
+        drawings = images(part)
         for row in range(0, len(part), 40):
             letter = character(part.names[row])
             again = make_glyphs.draw(letter, make_glyphs.paths(letter))
-            assert np.array_equal(part.images[row, :, 0].numpy() != 0, again)
+            assert np.array_equal(drawings[row, :, 0].numpy() != 0, again)
 
 
 def test_the_maker_knows_twins() -> None:

@@ -16,10 +16,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import Tensor
 from torchvision.datasets import Omniglot
 
-from reptile_lib.data import load, omniglot, packed
-from reptile_lib.errors import UserError
+from reptile_lib import Examples, Splits, UserError, load
+from reptile_lib.data import omniglot, packed
+from tests.kit import one
 
 Server = http.server.ThreadingHTTPServer
 NAMES = ("A/character01", "A/character02", "B/character01")
@@ -54,65 +56,77 @@ def write_zip(path: Path, extra: tuple[str, ...] = ()) -> None:
             file.writestr(name, b"no picture")
 
 
+SMALL = omniglot.Drawings(
+    characters=3,
+    examples=2,
+    train=2,
+    sha256=packed.fingerprint(
+        NAMES,
+        packed.pack(np.array([[small(name, i) for i in (1, 2)] for name in NAMES])),
+    ),
+)
+"""An Omniglot of three characters."""
+
+
+def load_small(seed: int = 0, val_classes: int = 0) -> Splits:
+    return omniglot.split(SMALL, seed, val_classes)
+
+
+def images(part: Examples) -> Tensor:
+    """Return the drawings [classes, examples, 1, 28, 28]."""
+    return torch.stack([one(values) for values in part.by_class()])
+
+
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Shrink Omniglot to three characters of two drawings, found in home/data."""
+    """Put the zip files of a small Omniglot into home/data."""
     for stem in CHARACTERS:
         write_zip(tmp_path / "data" / "omniglot" / f"{stem}.zip")
-    drawings = [[small(name, drawing) for drawing in (1, 2)] for name in NAMES]
-    sha256 = packed.fingerprint(NAMES, packed.pack(np.array(drawings)))
-    for constant, value in {
-        "SHA256": sha256,
-        "CHARACTERS": 3,
-        "EXAMPLES": 2,
-        "TRAIN": 2,
-    }.items():
-        monkeypatch.setattr(omniglot, constant, value)
     monkeypatch.setenv("REPTILE_DATA", str(tmp_path / "data"))
     monkeypatch.setenv("REPTILE_CACHE", str(tmp_path / "cache"))
     return tmp_path
 
 
-def complaint() -> str:
+def complaint(published: omniglot.Drawings = SMALL) -> str:
     """Return the one line that loading ends in."""
     with pytest.raises(UserError) as caught:
-        load("omniglot")
+        omniglot.split(published, 0, 0)
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
 
 def test_drawings_come_from_the_zip_files(home: Path) -> None:
-    splits = load("omniglot", seed=3, val_classes=1)
+    splits = load_small(seed=3, val_classes=1)
     order = [0, 1, 2]
     random.Random(3).shuffle(order)
     assert [part.names for part in splits] == [(NAMES[i],) for i in order]
     for part in splits:
         expected = np.array([small(part.names[0], drawing) for drawing in (1, 2)])
         assert torch.equal(
-            part.images[0, :, 0], torch.from_numpy(expected * np.uint8(255))
+            images(part)[0, :, 0], torch.from_numpy(expected * np.uint8(255))
         )
 
 
 def test_the_cache_is_enough_afterwards(home: Path) -> None:
-    first = load("omniglot")
+    first = load_small()
     assert [path.name for path in (home / "cache").iterdir()] == ["omniglot.npz"]
     for path in (home / "data" / "omniglot").iterdir():
         path.unlink()
-    again = load("omniglot")
+    again = load_small()
     assert again.train.names == first.train.names
-    assert torch.equal(again.train.images, first.train.images)
+    assert torch.equal(images(again.train), images(first.train))
 
 
 @pytest.mark.parametrize("damage", ["empty", "cut", "foreign", "other pictures"])
 def test_a_damaged_cache_is_made_anew(home: Path, damage: str) -> None:
-    first = load("omniglot")
+    first = load_small()
     cache = home / "cache" / "omniglot.npz"
     sound = cache.read_bytes()
     other = packed.to_bytes(NAMES, np.zeros((3, 2, 98), np.uint8))
     cache.write_bytes(
         {"empty": b"", "cut": sound[:-40], "foreign": b"<html>"}.get(damage, other)
     )
-    assert torch.equal(load("omniglot").test.images, first.test.images)
+    assert torch.equal(images(load_small().test), images(first.test))
     assert cache.read_bytes() == sound
 
 
@@ -121,7 +135,7 @@ def test_a_cache_that_cannot_be_written_is_done_without(
 ) -> None:
     (home / "file").touch()
     monkeypatch.setenv("REPTILE_CACHE", str(home / "file" / "cache"))
-    assert len(load("omniglot").train) == 2
+    assert len(load_small().train) == 2
 
 
 def test_a_cut_zip_file_is_named(home: Path) -> None:
@@ -142,7 +156,7 @@ def test_names_that_would_escape_are_passed_over(home: Path) -> None:
     stem = "images_background"
     evil = ("../evil.png", "/evil.png", f"{stem}/../../evil/character01/1_1.png")
     write_zip(home / "data" / "omniglot" / f"{stem}.zip", extra=evil)
-    load("omniglot")
+    load_small()
     assert not list(home.rglob("*evil*"))
     assert not list(home.parent.glob("*evil*"))
 
@@ -157,11 +171,9 @@ def test_a_missing_drawing_is_noticed(home: Path) -> None:
     assert "hold 3 characters with [1, 2] drawings, not 3 with 2" in complaint()
 
 
-def test_other_pictures_are_noticed(
-    home: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(omniglot, "SHA256", "0" * 64)
-    assert "other pictures than Omniglot's" in complaint()
+def test_other_pictures_are_noticed(home: Path) -> None:
+    found = complaint(SMALL._replace(sha256="0" * 64))
+    assert "other pictures than Omniglot's" in found
 
 
 @pytest.mark.parametrize("val_classes", [-1, 3])
@@ -169,7 +181,7 @@ def test_validation_classes_are_some_of_the_training_classes(
     home: Path, val_classes: int
 ) -> None:
     with pytest.raises(UserError, match=f"is {val_classes}: choose from 0 to 2"):
-        load("omniglot", val_classes=val_classes)
+        load_small(val_classes=val_classes)
 
 
 class Handler(http.server.SimpleHTTPRequestHandler):
@@ -211,10 +223,10 @@ def site(
 
 
 def test_what_is_not_there_is_downloaded_once(site: Server, home: Path) -> None:
-    first = load("omniglot")
+    first = load_small()
     for path in (home / "data" / "omniglot").iterdir():
         path.unlink()
-    assert torch.equal(load("omniglot").test.images, first.test.images)
+    assert torch.equal(images(load_small().test), images(first.test))
 
 
 def test_a_damaged_download_is_refused(site: Server, home: Path) -> None:
@@ -270,14 +282,14 @@ def test_real_omniglot(real: Path) -> None:
     train, val, test = load("omniglot")
     for part, before in zip((train, val, test), fresh, strict=True):
         assert part.names == before.names
-        assert torch.equal(part.images, before.images)
+        assert torch.equal(one(part.pool), one(before.pool))
 
-    assert train.images.shape == (1200, 20, 1, 28, 28)
-    assert val.images.shape == (0, 20, 1, 28, 28)
-    assert test.images.shape == (423, 20, 1, 28, 28)
+    assert images(train).shape == (1200, 20, 1, 28, 28)
+    assert val.counts == ()
+    assert images(test).shape == (423, 20, 1, 28, 28)
     assert len({*train.names, *test.names}) == 1623
-    assert train.images.unique().tolist() == [0, 255]
-    assert 0.05 < (train.images == 0).float().mean() < 0.15  # ink is black
+    assert torch.unique(images(train)).tolist() == [0, 255]
+    assert 0.05 < (images(train) == 0).float().mean() < 0.15  # ink is black
 
 
 def test_real_omniglot_is_split_as_the_authors_do(real: Path) -> None:

@@ -1,17 +1,20 @@
 """Checkpoints: whole or not at all, and refused where they do not fit."""
 
-import errno
 import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from reptile_lib import UserError, checkpoint, conv4, mlp
+from reptile_lib import UserError, conv4, mlp
 from reptile_lib.params import layout, ravel
+from reptile_lib.storage import checkpoint
+from reptile_lib.storage.files import written_whole
 
 MODEL = mlp(1, 4, 1)
 WHERE = layout(MODEL)
@@ -83,56 +86,108 @@ def test_another_models_checkpoint_is_refused(
         found.vector(layout(other))
 
 
+def test_who_reads_the_old_file_goes_on_reading_it(tmp_path: Path) -> None:
+    write(path := tmp_path / "x.safetensors")
+    before = path.read_bytes()
+    with path.open("rb") as reader:
+        write(path, PHI + 1)
+        assert reader.read() == before
+    assert torch.equal(checkpoint.load(path).vector(WHERE), PHI + 1)
+    assert list(tmp_path.iterdir()) == [path]
+
+
 def test_the_new_file_takes_the_old_ones_place_when_it_is_on_disk(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # what a power cut leaves cannot be tried here: the order of system calls tells
     write(path := tmp_path / "x.safetensors")
-    before, calls = path.read_bytes(), []
-    fsync, replace = os.fsync, Path.replace
-    monkeypatch.setattr(os, "fsync", lambda f: [calls.append("fsync"), fsync(f)])
-    monkeypatch.setattr(
-        Path, "replace", lambda p, to: [calls.append("replace"), replace(p, to)]
-    )
-    with path.open("rb") as reader:  # whoever reads the old file goes on reading it
-        write(path, PHI + 1)
-        assert reader.read() == before
-    assert calls == ["fsync", "replace", "fsync"]
-    assert torch.equal(checkpoint.load(path).vector(WHERE), PHI + 1)
+    calls: list[str] = []
+    fsync, sound = os.fsync, path.read_bytes()
+
+    def noted(file: int) -> None:
+        fsync(file)
+        calls.append("new" if path.read_bytes() != sound else "old")
+
+    monkeypatch.setattr(os, "fsync", noted)
+    write(path, PHI + 1)
+    # the file is on disk before it takes the name, and then the name is
+    assert calls == ["old", "new"]
 
 
-def test_a_full_disk_leaves_the_old_file_whole(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+WRITER = """
+import resource, sys
+from pathlib import Path
+import torch
+from reptile_lib import UserError, mlp
+from reptile_lib.params import layout, ravel
+from reptile_lib.storage import checkpoint
+
+what, path = sys.argv[1], Path(sys.argv[2])
+model = mlp(1, 300, 300, 1)
+states = {"inner": None, "outer": None}
+if what == "full":  # no file may grow beyond 100 kB, as on a disk that is full
+    import signal
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+    try:
+        checkpoint.save(path, ravel(model), layout(model), states, {})
+    except UserError as error:
+        sys.exit(str(error))
+    sys.exit("it was written")
+print("ready", flush=True)
+while True:  # until it is killed
+    checkpoint.save(path, ravel(model), layout(model), states, {})
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX limits")
+def test_a_full_disk_leaves_the_old_file_whole(tmp_path: Path) -> None:
     write(path := tmp_path / "x.safetensors")
     before = path.read_bytes()
-
-    def half(tensors: Any, name: Path, header: Any) -> None:
-        Path(name).write_bytes(before[: len(before) // 2])
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(checkpoint, "save_file", half)
-    with pytest.raises(
-        UserError, match=r"cannot write .*x.safetensors \(No space left"
-    ):
-        write(path, PHI + 1)
+    command = [sys.executable, "-c", WRITER, "full", str(path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert f"cannot write {path} (" in done.stderr
+    assert "with free space" in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
 
 
-@pytest.mark.parametrize("stop", [KeyboardInterrupt, RuntimeError])
-def test_any_interruption_leaves_the_old_file_whole(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: type[BaseException]
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_any_interruption_leaves_a_file_that_is_whole(
+    tmp_path: Path, number: signal.Signals
 ) -> None:
+    path = tmp_path / "x.safetensors"
+    command = [sys.executable, "-c", WRITER, "again and again", str(path)]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdout=pipe, stderr=pipe) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        while not path.exists():
+            assert process.poll() is None
+        for _ in range(20):  # whoever looks finds a whole one
+            assert checkpoint.load(path).metadata == {}
+        process.send_signal(number)
+        process.communicate(timeout=60)
+    assert checkpoint.load(path).metadata == {}
+    if number == signal.SIGINT:  # a kill may leave its temporary file
+        assert list(tmp_path.iterdir()) == [path]
+
+
+def test_an_error_while_writing_leaves_the_old_file_whole(tmp_path: Path) -> None:
     write(path := tmp_path / "x.safetensors")
     before = path.read_bytes()
 
-    def half(tensors: Any, name: Path, header: Any) -> None:
-        Path(name).write_bytes(b"half")
-        raise stop
+    def half(stop: type[BaseException]) -> None:
+        with written_whole(path) as temporary:
+            temporary.write_bytes(b"half")
+            raise stop
 
-    monkeypatch.setattr(checkpoint, "save_file", half)
-    with pytest.raises(stop):
-        write(path, PHI + 1)
+    for stop in (KeyboardInterrupt, RuntimeError):
+        with pytest.raises(stop):
+            half(stop)
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
 
@@ -157,3 +212,11 @@ def test_a_phi_that_is_not_finite_is_refused(tmp_path: Path, bad: float) -> None
     with pytest.raises(UserError, match="phi is not finite; nothing was written"):
         write(path, phi)
     assert path.read_bytes() == before
+
+
+def test_a_run_that_has_got_further_is_not_replaced(tmp_path: Path) -> None:
+    write(path := tmp_path / "x.safetensors")
+    with pytest.raises(UserError, match=r"holds a run of 3 meta-steps, .* one of 2"):
+        checkpoint.refuse_a_run(path, 2)
+    checkpoint.refuse_a_run(path, 3)
+    checkpoint.refuse_a_run(tmp_path / "none", 0)
