@@ -13,7 +13,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -29,6 +29,9 @@ Stop = Callable[[int, Tensor], Tensor]
 Rate = float | Tensor
 """A learning rate; as a tensor, it broadcasts with theta."""
 
+InPlace = Callable[[Tensor, State, Tensor], None]
+"""in_place(gradient, state, theta): an update written over state and theta."""
+
 Moments = Literal["carry", "reset"]
 """Whether the inner optimiser's state outlives a task."""
 
@@ -37,6 +40,12 @@ def _no_other_rate(lr: Rate) -> "InnerOptimizer":
     raise UserError(
         f"this optimiser does not say what it is at lr = {lr}; make it anew"
     )
+
+
+def _made_again(
+    at: Callable[[Rate], "InnerOptimizer"], lr: Rate, stop: Stop | None
+) -> "InnerOptimizer":
+    return replace(at(lr), stop=stop)
 
 
 @dataclass(frozen=True)
@@ -51,10 +60,10 @@ class InnerOptimizer:
         update: update(gradient, state, theta) -> theta, state.
         full_batch: whether every step takes all support examples, not a minibatch.
         stop: says when a task takes no more steps, see `SwitchAtThreshold`.
-        elementwise: whether `update` treats all entries alike, but for what its state
-            says of them, and keeps none of its arguments. A kernel may then hand it
-            vectors in an order of its own, in memory that it uses again. Leave it False
-            for an optimiser of your own, unless both are so.
+        in_place: `update` written over its arguments. Only an optimiser has it that
+            treats all entries alike, but for what its state says of them, and keeps
+            none of its arguments: a kernel hands it vectors in an order of its own, in
+            memory that it uses again.
         at: at(lr) -> the same optimiser with another rate, without a rule that stops.
     """
 
@@ -64,10 +73,16 @@ class InnerOptimizer:
     update: Callable[[Tensor, State, Tensor], tuple[Tensor, State]]
     full_batch: bool = False
     stop: Stop | None = None
-    elementwise: bool = False
+    in_place: InPlace | None = None
     at: Callable[[Rate], "InnerOptimizer"] = field(
         default=_no_other_rate, compare=False
     )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle an optimiser of the makers below as what it was made with."""
+        if self.at is _no_other_rate:
+            return super().__reduce__()  # type: ignore[return-value]
+        return _made_again, (self.at, self.lr, self.stop)
 
     def until(self, stop: Stop) -> "InnerOptimizer":
         """Return the optimiser with a rule that ends a task's inner loop."""
@@ -133,14 +148,22 @@ def _rates(lr: Rate, theta: Tensor) -> State:
     return {"lr": lr.expand(theta.shape if per_weight else (*theta.shape[:-1], 1))}
 
 
-def _alike(lr: Rate) -> bool:
-    """Say whether all weights have the same rate."""
-    return not isinstance(lr, Tensor) or lr.shape[-1:] in ((), (1,))
+def _alike(lr: Rate, in_place: InPlace) -> InPlace | None:
+    """Return the form in place if all weights have the same rate."""
+    alike = not isinstance(lr, Tensor) or lr.shape[-1:] in ((), (1,))
+    return in_place if alike else None
 
 
 def _kept(state: State) -> State:
     """Return the part of a state that no step changes."""
     return {"lr": state["lr"]} if "lr" in state else {}
+
+
+def _subtract(theta: Tensor, lr: Rate, state: State, direction: Tensor) -> None:
+    if isinstance(lr, Tensor):
+        theta.addcmul_(state["lr"], direction, value=-1)
+    else:
+        theta.sub_(direction, alpha=lr)
 
 
 @cache  # like those below, one object for equal settings
@@ -151,8 +174,13 @@ def sgd(lr: Rate) -> InnerOptimizer:
     def update(g: Tensor, state: State, theta: Tensor) -> tuple[Tensor, State]:
         return theta - state.get("lr", lr) * g, state
 
+    def in_place(g: Tensor, state: State, theta: Tensor) -> None:
+        _subtract(theta, lr, state, g)
+
     init = partial(_rates, lr)
-    return InnerOptimizer("sgd", lr, init, update, elementwise=_alike(lr), at=sgd)
+    return InnerOptimizer(
+        "sgd", lr, init, update, at=sgd, in_place=_alike(lr, in_place)
+    )
 
 
 @cache
@@ -162,10 +190,14 @@ def gd(lr: Rate) -> InnerOptimizer:
     return replace(sgd(lr), name="gd", full_batch=True, at=gd)
 
 
-@cache
 def momentum(lr: Rate, beta: float = 0.9) -> InnerOptimizer:
     """Heavy-ball momentum as `torch.optim.SGD` has it: m ← βm + g, θ ← θ − α m."""
     _check_rate("momentum", lr)
+    return _momentum(lr, beta)
+
+
+@cache
+def _momentum(lr: Rate, beta: float) -> InnerOptimizer:
     _check_decay("momentum", "beta", beta)
 
     def init(theta: Tensor) -> State:
@@ -175,8 +207,13 @@ def momentum(lr: Rate, beta: float = 0.9) -> InnerOptimizer:
         m = beta * state["m"] + g
         return theta - state.get("lr", lr) * m, {"m": m} | _kept(state)
 
+    def in_place(g: Tensor, state: State, theta: Tensor) -> None:
+        _subtract(theta, lr, state, state["m"].mul_(beta).add_(g))
+
     at = partial(momentum, beta=beta)
-    return InnerOptimizer("momentum", lr, init, update, elementwise=_alike(lr), at=at)
+    return InnerOptimizer(
+        "momentum", lr, init, update, at=at, in_place=_alike(lr, in_place)
+    )
 
 
 def adam(
@@ -211,27 +248,43 @@ def _adam(lr: Rate, beta1: float, beta2: float, eps: float) -> InnerOptimizer:
         return -torch.expm1(step.unsqueeze(-1) * math.log(beta))
 
     def update(g: Tensor, state: State, theta: Tensor) -> tuple[Tensor, State]:
-        step = state["step"] + 1
         # As few passes as can be: the vectors are long, and memory is slow.
         v = (beta2 * state["v"]).addcmul_(g, g, value=1 - beta2)
-        new = {"step": step, "v": v} | _kept(state)
-        direction = g
+        new = {"step": state["step"] + 1, "v": v} | _kept(state)
         if beta1 > 0:
             new["m"] = torch.lerp(state["m"], g, 1 - beta1)
-            direction = new["m"] / one_minus_power(beta1, step)
-        power = one_minus_power(beta2, step)
-        if torch.is_grad_enabled():
-            # The root of a zero has an infinite slope, which MAML would meet.
-            root = v.clamp_min(torch.finfo(v.dtype).tiny).sqrt()
-        else:
-            root = v.sqrt()
-        root = torch.addcmul(root.new_full((), eps), root, power.rsqrt())
+        direction, root = fraction(g, new)
         if isinstance(lr, Tensor):
             return theta - state["lr"] * direction / root, new
         return torch.addcdiv(theta, direction, root, value=-lr), new
 
+    def in_place(g: Tensor, state: State, theta: Tensor) -> None:
+        state["v"].mul_(beta2).addcmul_(g, g, value=1 - beta2)
+        state["step"].add_(1)
+        if beta1 > 0:
+            state["m"].lerp_(g, 1 - beta1)
+        direction, root = fraction(g, state)
+        if isinstance(lr, Tensor):
+            theta.sub_(state["lr"] * direction / root)
+        else:
+            theta.addcdiv_(direction, root, value=-lr)
+
+    def fraction(g: Tensor, state: State) -> tuple[Tensor, Tensor]:
+        """Return what the step is in proportion to: numerator and denominator."""
+        direction, power = g, one_minus_power(beta2, state["step"])
+        if beta1 > 0:
+            direction = state["m"] / one_minus_power(beta1, state["step"])
+        if torch.is_grad_enabled():
+            # The root of a zero has an infinite slope, which MAML would meet.
+            root = state["v"].clamp_min(torch.finfo(g.dtype).tiny).sqrt()
+        else:
+            root = state["v"].sqrt()
+        return direction, torch.addcmul(root.new_full((), eps), root, power.rsqrt())
+
     at = partial(adam, betas=(beta1, beta2), eps=eps)
-    return InnerOptimizer("adam", lr, init, update, elementwise=_alike(lr), at=at)
+    return InnerOptimizer(
+        "adam", lr, init, update, at=at, in_place=_alike(lr, in_place)
+    )
 
 
 def mean_state(states: State) -> State:

@@ -160,6 +160,10 @@ class MetaLearner:
             compiled=self.compiled,
         )
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave the kernel out of copies and pickles: it holds a thread's buffers."""
+        return self.__dict__ | {"_kernel": None}
+
     @property
     def team(self) -> Team:
         """Who shares the tasks: this process, or those it was started with."""

@@ -14,7 +14,9 @@ their gradient is exactly zero.
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from threading import local
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -23,13 +25,13 @@ from reptile_lib.examples import Inputs
 from reptile_lib.fast import conv4_compiled
 from reptile_lib.fast.conv4_buffers import Workspace, image_patches, workspace
 from reptile_lib.fast.cross_entropy import reduction, with_gradient
+from reptile_lib.fast.in_place import steps_in
 from reptile_lib.fast.torch_settings import keep_freed_memory
 from reptile_lib.inner import InnerOptimizer, State
 from reptile_lib.kernel import (
     Adapted,
     Autograd,
     Criterion,
-    Gradient,
     batches_of,
     steps_on,
 )
@@ -101,9 +103,10 @@ class Conv4Kernel:
         assert isinstance(batch.x, Tensor)
         with torch.no_grad():
             n, b, *_, size = batch.x.shape
-            take = self._written(n, b, size, theta)
-            g, losses = take(theta, Batch(image_patches(batch.x), batch.y))
-            return g.clone(), losses
+            space = self._space(n, b, size, theta)
+            space.theta.copy_(theta)
+            losses = self._take(space, Batch(image_patches(batch.x), batch.y))
+            return space.g.clone(), losses
 
     def descend(
         self,
@@ -123,8 +126,9 @@ class Conv4Kernel:
             if self.compiled and inner.stop is None and order.shape[1] > 0:
                 return self._compiled(inner, theta, state, cut)
             n, _, b = order.shape
-            take = self._written(n, b, size, theta)
-            return steps_on(take, inner, theta, state, cut)
+            space = self._space(n, b, size, theta)
+            take = partial(self._take, space)
+            return steps_in(space, take, inner, (theta, state), cut)
 
     def _takes(self, batch: Batch) -> bool:
         """Say whether these are labelled square images that the weights are for."""
@@ -151,20 +155,18 @@ class Conv4Kernel:
         batches = (Batch(patches[o], y[o]) for o in order.unbind(1))
         return support.x.shape[-1], batches
 
-    def _written(self, n: int, b: int, size: int, like: Tensor) -> Gradient:
-        """Return the gradient on patches; its g is memory that the next call uses."""
+    def _space(self, n: int, b: int, size: int, like: Tensor) -> Workspace:
+        """Return this thread's buffers for n tasks and b images of this side."""
         key = (n, b, size, like.dtype, like.device)
         kept = self._spaces.__dict__.setdefault("by_shape", {})
         if key not in kept:
             kept[key] = workspace(self.where, n, b, size, like, self.bf16)
         space: Workspace = kept[key]
+        return space
 
-        def take(theta: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
-            space.theta.copy_(theta)
-            assert isinstance(batch.x, Tensor)
-            return space.g, gradient(space, batch.x, batch.y, self.eps, self.summed)
-
-        return take
+    def _take(self, space: Workspace, batch: Batch) -> Tensor:
+        patches = cast(Tensor, batch.x)
+        return gradient(space, patches, batch.y, self.eps, self.summed)
 
     def _compiled(
         self,

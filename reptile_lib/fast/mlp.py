@@ -6,21 +6,28 @@ needs several times as many, and for small layers the operations cost more than 
 arithmetic.
 """
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from threading import local
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from reptile_lib.examples import Inputs
-from reptile_lib.fast.cross_entropy import reduction, with_gradient
+from reptile_lib.fast.cross_entropy import reduction
+from reptile_lib.fast.in_place import steps_in
+from reptile_lib.fast.mlp_buffers import Workspace, gradient, workspace
 from reptile_lib.inner import InnerOptimizer, State
-from reptile_lib.kernel import Adapted, Autograd, Criterion, batches_of, steps_on
+from reptile_lib.kernel import Adapted, Autograd, Criterion
 from reptile_lib.params import Layout, layout
 from reptile_lib.tasks import Batch
 
 NAMES = "weight", "bias"
 GROUP = 256  # tasks that a CPU stacks at a time; bounds memory
+GATHERED = 2**22  # numbers of minibatches that are gathered at a time; likewise
 
 
 def mlp_kernel(
@@ -89,6 +96,7 @@ class MlpKernel:
     tanh: bool
     flat: bool = False
     labels: str | None = None
+    _spaces: local = field(default_factory=local)  # each thread's buffers, by shape
 
     def pack(self, vectors: Tensor) -> Tensor:
         """Return the vectors: the model's order is the kernel's."""
@@ -108,7 +116,13 @@ class MlpKernel:
 
     def gradient(self, theta: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
         """Return gradients [n, P] and losses [n]."""
-        return self.reference.gradient(theta, batch)
+        if not self._takes(batch):
+            return self.reference.gradient(theta, batch)
+        with torch.no_grad():
+            space = self._space(batch.y.shape[0], batch.y.shape[1], theta)
+            space.theta.copy_(theta)
+            losses = self._take(space, batch)
+            return space.g.clone(), losses
 
     def descend(
         self,
@@ -121,9 +135,25 @@ class MlpKernel:
         """Take k inner steps for each of n tasks."""
         if not self._takes(support):
             return self.reference.descend(inner, theta, state, support, order)
+        n, _, b = order.shape
         with torch.no_grad():  # threads do not hand it on
-            batches = iter(batches_of(support, order))
-            return steps_on(self._written, inner, theta, state, batches)
+            space = self._space(n, b, theta)
+            batches = _gathered(support.map(lambda t: t.flatten(2)), order)
+            take = partial(self._take, space)
+            return steps_in(space, take, inner, (theta, state), batches)
+
+    def _space(self, n: int, b: int, like: Tensor) -> Workspace:
+        """Return this thread's buffers for n tasks and minibatches of b examples."""
+        key = (n, b, like.dtype, like.device)
+        kept = self._spaces.__dict__.setdefault("by_shape", {})
+        if key not in kept:
+            kept[key] = workspace(self.where, n, b, like)
+        space: Workspace = kept[key]
+        return space
+
+    def _take(self, space: Workspace, batch: Batch) -> Tensor:
+        x = cast(Tensor, batch.x).flatten(2)
+        return gradient(space, x, batch.y, tanh=self.tanh, labels=self.labels)
 
     def _takes(self, batch: Batch) -> bool:
         """Say whether these are the examples and answers that the weights are for."""
@@ -135,39 +165,14 @@ class MlpKernel:
         ends = () if self.labels else self.where.shapes[-1]
         return y.shape == (*x.shape[:2], *ends)
 
-    def _written(self, theta: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Return gradients [n, P] and losses [n] at theta [n, P].
 
-        Args:
-            theta: [n, P].
-            batch: x [n, B, in], y [n, B, out] or, of the cross-entropy, [n, B].
-        """
-        assert isinstance(batch.x, Tensor)
-        x, y, n = batch.x.flatten(2), batch.y, theta.shape[0]
-        parts = torch.split(theta, self.where.sizes, 1)
-        weights = [
-            part.view(n, *shape)
-            for part, shape in zip(parts[::2], self.where.shapes[::2], strict=True)
-        ]
-        biases = [part[:, None] for part in parts[1::2]]
-        inputs = [x]
-        for weight, bias in zip(weights, biases, strict=True):
-            z = torch.baddbmm(bias, inputs[-1], weight.mT)
-            if len(inputs) < len(weights):
-                z = z.tanh_() if self.tanh else z.relu_()
-            inputs.append(z)
-        losses, d = self._criterion(inputs.pop(), y)
-        found: list[Tensor] = []
-        for weight, h in zip(reversed(weights), reversed(inputs), strict=True):
-            found += [d.sum(1), torch.bmm(d.mT, h).flatten(1)]
-            if h is not x:
-                d = torch.bmm(d, weight)
-                d = d.addcmul_(d, h.square(), value=-1) if self.tanh else d.mul_(h > 0)
-        return torch.cat(found[::-1], 1), losses
-
-    def _criterion(self, output: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        """Return losses [n], and their gradient by the output [n, B, out]."""
-        if self.labels is None:
-            off = output.sub_(y)
-            return off.square().mean((1, 2)), off.mul_(2 / off[0].numel())
-        return with_gradient(output, y, self.labels == "sum")
+def _gathered(support: Batch, order: Tensor) -> Iterator[Batch]:
+    """Gather the minibatches that order [n, k, b] names, many steps at a time."""
+    n, k, b = order.shape
+    rows = torch.arange(n, device=order.device)[:, None]
+    width = cast(Tensor, support.x).shape[2:].numel()
+    at_once = max(1, GATHERED // max(1, n * b * width))
+    for first in range(0, k, at_once):
+        now = order[:, first : first + at_once].transpose(0, 1)  # [steps, n, b]
+        x, y = support.map(lambda t, now=now: t[rows, now])  # type: ignore[misc]
+        yield from map(Batch, x, y)

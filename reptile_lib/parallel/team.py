@@ -150,8 +150,8 @@ class Processes:
         """
         uneven = run.meta_batch % self.size and run.meta_batch <= run.at_once
         inner = run.U.inner
-        fixed = run.rule is reptile and inner.stop is None and inner.elementwise
-        if not uneven or not run.one_a_core or not fixed:
+        fixed = run.rule is reptile and inner.stop is None
+        if not (uneven and run.one_a_core and fixed) or inner.in_place is None:
             return None
         return pieces(run.meta_batch, run.inner_steps, self.rank, self.size)
 

@@ -158,6 +158,16 @@ def _comparable(value: object) -> object:
     return value
 
 
+def _same_but_rate(one: InnerOptimizer, other: InnerOptimizer) -> bool:
+    if one == other:
+        return True
+    try:
+        alike = one.at(1.0) == other.at(1.0) and one.stop == other.stop
+    except UserError:  # one's own, which is not known at another rate
+        return False
+    return alike and not isinstance(other.lr, Tensor)
+
+
 def _check(
     learners: Sequence[MetaLearner], tasks: Sequence[Tasks], seeds: Sequence[int]
 ) -> None:
@@ -175,11 +185,7 @@ def _check(
                     f"learners differ in {name}: {mine} and {theirs}; only seeds and"
                     " rates may differ"
                 )
-        if first.inner != learner.inner and (
-            isinstance(learner.inner.lr, Tensor)
-            or first.inner.at(1.0) != learner.inner.at(1.0)
-            or first.inner.stop != learner.inner.stop
-        ):
+        if not _same_but_rate(first.inner, learner.inner):
             raise UserError(
                 f"learners differ in inner: {first.inner.name} and"
                 f" {learner.inner.name}; only its rate, a number, may differ"
