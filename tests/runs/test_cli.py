@@ -6,13 +6,18 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch import Tensor
 
-from reptile_lib import Reptile, adam, checkpoint, cli, conv4
-from reptile_lib.runs import CHECKPOINT
+from reptile_lib import Reptile, adam, conv4
+from reptile_lib.runs import cli
+from reptile_lib.runs.run import CHECKPOINT
+from reptile_lib.storage import checkpoint
 
 SMALL = [
     *("--data", "glyphs", "--ways", "3", "--train-shots", "2", "--meta-batch", "2"),
@@ -22,20 +27,20 @@ SMALL = [
 ]
 
 
-def start(*arguments, **options):
+def start(*arguments: Any, **options: Any) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "reptile_lib", *map(str, arguments)]
     pipe = subprocess.PIPE
     return subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, **options)
 
 
-def run(*arguments, **options):
+def run(*arguments: Any, **options: Any) -> tuple[int, str, str]:
     """Return exit status, stdout and stderr of a command."""
     process = start(*arguments, **options)
     out, err = process.communicate(timeout=120)
     return process.returncode, out, err
 
 
-def phi(folder):
+def phi(folder: Path) -> dict[str, Tensor]:
     return {
         name: value
         for name, value in load_file(folder / CHECKPOINT).items()
@@ -43,7 +48,8 @@ def phi(folder):
     }
 
 
-def test_train_reports_as_json_and_evaluate_repeats_the_number(tmp_path):
+@pytest.mark.slow
+def test_train_reports_as_json_and_evaluate_repeats_the_number(tmp_path: Path) -> None:
     out = tmp_path / "demo"
     status, text, _ = run("train", *SMALL, "--meta-steps", 5, "--out", out, "--json")
     assert status == 0
@@ -65,9 +71,10 @@ def test_train_reports_as_json_and_evaluate_repeats_the_number(tmp_path):
     assert json.loads(text.splitlines()[-1])["metrics"] == record["metrics"]
 
 
-def test_kill_and_resume_gives_the_same_phi_bit_for_bit(tmp_path):
+@pytest.mark.slow
+def test_kill_and_resume_gives_the_same_phi_bit_for_bit(tmp_path: Path) -> None:
     steps = 200
-    options = [*SMALL, "--meta-steps", steps, "--checkpoint-every", 10]
+    options: list[Any] = [*SMALL, "--meta-steps", steps, "--checkpoint-every", 10]
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     assert run("train", *options, "--out", whole)[0] == 0
 
@@ -92,14 +99,15 @@ def test_kill_and_resume_gives_the_same_phi_bit_for_bit(tmp_path):
         assert torch.equal(value, phi(killed)[name]), name
 
 
-def heed_ctrl_c():
+def heed_ctrl_c() -> None:
     """Undo what a shell does to commands that it starts in the background."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("processes", [1, 2])
-def test_ctrl_c_saves_where_it_stands(processes, tmp_path):
-    options = [*SMALL, "--meta-steps", 100_000, "--checkpoint-every", 0]
+def test_ctrl_c_saves_where_it_stands(processes: int, tmp_path: Path) -> None:
+    options: list[Any] = [*SMALL, "--meta-steps", 100_000, "--checkpoint-every", 0]
     options += ["--processes", processes]
     options += ["--validate-every", 0, "--checkpoint-every", 5]
     process = start(
@@ -125,7 +133,7 @@ def test_ctrl_c_saves_where_it_stands(processes, tmp_path):
     assert checkpoint.load(tmp_path / CHECKPOINT).metadata["meta_step"] >= reached > 0
 
 
-def test_validation_classes_go_into_the_history(tmp_path):
+def test_validation_classes_go_into_the_history(tmp_path: Path) -> None:
     arguments = ["train", *SMALL, "--out", str(tmp_path), "--meta-steps", "4"]
     assert cli.main([*arguments, "--validate-every", "2"]) == 0
     history = json.loads((tmp_path / "history.json").read_text())["history"]
@@ -134,7 +142,7 @@ def test_validation_classes_go_into_the_history(tmp_path):
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory):
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a finished run of two meta-steps."""
     out = tmp_path_factory.mktemp("finished")
     arguments = ["train", *SMALL, "--meta-steps", "2", "--out", str(out)]
@@ -164,7 +172,12 @@ BAD_TRAINING = {
 
 
 @pytest.mark.parametrize(("extra", "words"), BAD_TRAINING.values(), ids=BAD_TRAINING)
-def test_a_mistake_is_one_line_and_status_two(extra, words, tmp_path, capfd):
+def test_a_mistake_is_one_line_and_status_two(
+    extra: list[str],
+    words: list[str],
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
     if "cuda" in extra and torch.cuda.is_available():
         pytest.skip("this machine has CUDA")
     arguments = ["train", *SMALL, "--meta-steps", "2", "--out", str(tmp_path / "out")]
@@ -175,7 +188,9 @@ def test_a_mistake_is_one_line_and_status_two(extra, words, tmp_path, capfd):
         assert word in error
 
 
-def test_a_finished_run_is_not_overwritten(finished, capsys):
+def test_a_finished_run_is_not_overwritten(
+    finished: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     before = (finished / CHECKPOINT).read_bytes()
     arguments = ["train", *SMALL, "--out", str(finished)]
     assert cli.main([*arguments, "--meta-steps", "2"]) == 2
@@ -185,13 +200,17 @@ def test_a_finished_run_is_not_overwritten(finished, capsys):
     assert (finished / CHECKPOINT).read_bytes() == before
 
 
-def test_resuming_nothing_says_so(tmp_path, capsys):
+def test_resuming_nothing_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     arguments = ["train", *SMALL, "--out", str(tmp_path / "absent"), "--resume"]
     assert cli.main(arguments) == 2
     assert "absent" in capsys.readouterr().err
 
 
-def test_a_damaged_checkpoint_is_named_and_kept(finished, tmp_path, capsys):
+def test_a_damaged_checkpoint_is_named_and_kept(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     damaged = tmp_path / CHECKPOINT
     damaged.write_bytes((finished / CHECKPOINT).read_bytes()[:1000])
     assert cli.main(["evaluate", "--checkpoint", str(tmp_path)]) == 2
@@ -201,7 +220,9 @@ def test_a_damaged_checkpoint_is_named_and_kept(finished, tmp_path, capsys):
     assert damaged.stat().st_size == 1000
 
 
-def test_a_checkpoint_without_settings_is_refused(tmp_path, capsys):
+def test_a_checkpoint_without_settings_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     path = tmp_path / CHECKPOINT
     Reptile(conv4(ways=5), adam(1e-3), inner_steps=1).save(path)
     assert cli.main(["evaluate", "--checkpoint", str(path)]) == 2
@@ -210,14 +231,17 @@ def test_a_checkpoint_without_settings_is_refused(tmp_path, capsys):
     assert "from Python" in error
 
 
-def test_an_unwritable_folder_is_found_before_training(tmp_path, capsys):
+def test_an_unwritable_folder_is_found_before_training(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "file").write_text("in the way")
     out = tmp_path / "file" / "run"
     assert cli.main(["train", *SMALL, "--meta-steps", "100000", "--out", str(out)]) == 2
     assert "cannot write" in capsys.readouterr().err
 
 
-def test_omniglot_without_network_is_one_line(tmp_path):
+@pytest.mark.slow
+def test_omniglot_without_network_is_one_line(tmp_path: Path) -> None:
     environment = {
         "PATH": os.environ["PATH"],
         "REPTILE_CACHE": str(tmp_path / "cache"),
