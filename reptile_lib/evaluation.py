@@ -51,7 +51,7 @@ class Learner(Protocol):
         """Raise UserError unless the model takes the tasks."""
         ...
 
-    def computing(self) -> AbstractContextManager[None]:
+    def computing(self) -> AbstractContextManager[object]:
         """Return the context in which to compute."""
         ...
 
@@ -199,9 +199,7 @@ def adaptation_curve(
     Returns:
         float64 [count, k + 1] on the CPU.
     """
-    adapting = _Adapting(
-        learner, tasks, inner_steps, inner_batch, seed, TEST, moments
-    )
+    adapting = _Adapting(learner, tasks, inner_steps, inner_batch, seed, TEST, moments)
     U = InnerLoop(learner.kernel, replace(learner.inner, stop=None))
     curves = []
     with learner.computing():
@@ -263,9 +261,7 @@ class _Adapting:
                 mine[first : first + at_once],
                 phi.device,
             )
-            found = tasks.sample(who).map(
-                lambda t: t.to(phi) if t.is_floating_point() else t
-            )
+            found = tasks.sample(who).for_model(phi)
             size = found.support.y.shape[1]
             batch = self.inner_batch
             if batch == "learner":

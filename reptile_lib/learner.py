@@ -10,7 +10,7 @@ device, and looks at the result once per chunk.
 """
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -22,7 +22,13 @@ from torch.nn import functional as F
 
 from reptile_lib.device import find_device, memory_told
 from reptile_lib.errors import UserError
-from reptile_lib.fast.choose import Engine, fastest, make_kernel, written_engine
+from reptile_lib.fast.choose import (
+    Engine,
+    fastest,
+    make_kernel,
+    stacking_told,
+    written_engine,
+)
 from reptile_lib.fast.graphs import captured
 from reptile_lib.fast.torch_settings import Precision, precise
 from reptile_lib.inner import InnerOptimizer, Moments, State
@@ -246,12 +252,16 @@ class MetaLearner:
 
     def check(self, tasks: Tasks) -> None:
         """Raise UserError unless the model takes the tasks and answers as they ask."""
+        check_model(self.model)
         if self.phi.dim() == 1:  # several runs are checked one by one
             check_tasks(self.kernel, self.kernel.pack(self.phi), tasks)
 
-    def computing(self) -> AbstractContextManager[None]:
-        """Return the context in which matrices are multiplied as `precision` says."""
-        return precise(self.precision)
+    def computing(self) -> AbstractContextManager[object]:
+        """Return the context in which a learner computes."""
+        stack = ExitStack()
+        stack.enter_context(precise(self.precision))
+        stack.enter_context(stacking_told(self.engine))
+        return stack
 
     def _fastest(self, run: Training) -> Engine:
         """Try the first tasks of a run, a few inner steps, on each engine."""

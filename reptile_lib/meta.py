@@ -19,6 +19,7 @@ from typing import NamedTuple, Protocol, TypeVar
 
 import torch
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from reptile_lib.inner import InnerOptimizer, Moments, State, mean_state
 from reptile_lib.inner_loop import InnerLoop
@@ -71,8 +72,9 @@ def fomaml(U: InnerLoop, phi: Tensor, tasks: Episodes, state: State | None) -> T
 def maml(U: InnerLoop, phi: Tensor, tasks: Episodes, state: State | None) -> Target:
     """Step along the gradient of the query loss through the inner steps."""
     start = phi.detach().requires_grad_()
-    adapted = U.differentiable(start, tasks.support, tasks.order, state)
-    with torch.enable_grad():
+    # of attention, only the plain form has a second derivative
+    with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
+        adapted = U.differentiable(start, tasks.support, tasks.order, state)
         losses = U.losses(adapted.theta, tasks.query)
         (g,) = torch.autograd.grad(losses.mean(0).sum(), start)
     states = {name: value.detach() for name, value in adapted.state.items()}
@@ -162,9 +164,7 @@ class Training:
 
         def sample(steps: range, some: range) -> Episodes:
             who = draws(self.seed, TRAIN, steps, some, now.phi.device)
-            found = self.tasks.sample(who).map(
-                lambda t: t.to(now.phi) if t.is_floating_point() else t
-            )
+            found = self.tasks.sample(who).for_model(now.phi)
             if len(found.order):
                 return found
             return minibatches(found, who, self.inner_steps, self.inner_batch)

@@ -49,6 +49,18 @@ class Episodes(NamedTuple):
         """Apply `act` to every tensor."""
         return Episodes(self.support.map(act), self.query.map(act), act(self.order))
 
+    def for_model(self, phi: Tensor) -> "Episodes":
+        """Return the tasks with floats of φ's type, and labels of the usual one."""
+        found = self.map(lambda t: t.to(phi) if t.is_floating_point() else t)
+
+        def labelled(batch: Batch) -> Batch:
+            y = batch.y
+            return batch if y.is_floating_point() else batch._replace(y=y.long())
+
+        return found._replace(
+            support=labelled(found.support), query=labelled(found.query)
+        )
+
 
 class Tasks(Protocol):
     """A task distribution."""

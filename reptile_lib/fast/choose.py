@@ -1,6 +1,9 @@
 """Which kernel computes a model's gradients, and how it spreads the tasks."""
 
 import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from math import inf
 from typing import Literal
@@ -9,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from reptile_lib.device import out_of_memory
+from reptile_lib.errors import UserError
 from reptile_lib.fast import conv4, mlp
 from reptile_lib.fast.spread import Spread
 from reptile_lib.fast.torch_settings import Precision
@@ -28,6 +32,7 @@ Engine = Literal["auto", "serial", "threads", "stacked"]
 """
 
 UNSTACKABLE = RuntimeError, NotImplementedError, ValueError  # what `vmap` raises
+SLOW = "There is a performance drop"  # what it warns of where it takes tasks in turn
 
 
 def make_kernel(
@@ -93,6 +98,22 @@ def written_engine(
     return "auto"
 
 
+@contextmanager
+def stacking_told(engine: Engine) -> Iterator[None]:
+    """Turn an error because a model cannot be stacked into a line that says so."""
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", SLOW)
+            yield
+    except (RuntimeError, NotImplementedError, UserWarning) as error:
+        text = str(error).partition(". ")[0].partition("\n")[0]
+        if engine != "stacked" or not ("vmap" in text or "atching rule" in text):
+            raise
+        raise UserError(
+            f'engine = "stacked" does not go with this model ({text}); take "threads"'
+        ) from error
+
+
 def fastest(
     kernels: dict[Engine, Kernel], inner: InnerOptimizer, phi: Tensor, tasks: Episodes
 ) -> Engine:
@@ -113,10 +134,11 @@ def fastest(
         for name, kernel in kernels.items():
             began = time.perf_counter()
             try:
-                InnerLoop(kernel, inner)(
-                    phi, tasks.support, tasks.order
-                ).theta.sum().item()
-            except UNSTACKABLE as error:
+                with warnings.catch_warnings():
+                    warnings.filterwarnings("error", SLOW)
+                    done = InnerLoop(kernel, inner)(phi, tasks.support, tasks.order)
+                done.theta.sum().item()
+            except (*UNSTACKABLE, UserWarning) as error:
                 if name == safe or out_of_memory(error):
                     raise
                 seconds[name] = inf

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from reptile_lib.models.conv4 import WIDTH
+from reptile_lib.models.conv4 import WIDTH, check_norm
 from reptile_lib.params import Layout
 
 
@@ -98,6 +98,7 @@ def workspace(
     h = size
     for i in range(4):
         h = -(-h // 2)
+        check_norm(batch * h * h)
         if i < 3:
             y, link = _link(n, batch, h, like)
             links.append(link)

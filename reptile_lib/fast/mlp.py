@@ -121,7 +121,8 @@ class MlpKernel:
         with torch.no_grad():
             space = self._space(batch.y.shape[0], batch.y.shape[1], theta)
             space.theta.copy_(theta)
-            losses = self._take(space, batch)
+            flat = Batch(cast(Tensor, batch.x).flatten(2), batch.y)
+            losses = self._take(space, flat)
             return space.g.clone(), losses
 
     def descend(
@@ -138,7 +139,7 @@ class MlpKernel:
         n, _, b = order.shape
         with torch.no_grad():  # threads do not hand it on
             space = self._space(n, b, theta)
-            batches = _gathered(support.map(lambda t: t.flatten(2)), order)
+            batches = _gathered(support, order)
             take = partial(self._take, space)
             return steps_in(space, take, inner, (theta, state), batches)
 
@@ -152,7 +153,7 @@ class MlpKernel:
         return space
 
     def _take(self, space: Workspace, batch: Batch) -> Tensor:
-        x = cast(Tensor, batch.x).flatten(2)
+        x = cast(Tensor, batch.x)
         return gradient(space, x, batch.y, tanh=self.tanh, labels=self.labels)
 
     def _takes(self, batch: Batch) -> bool:
@@ -170,7 +171,8 @@ def _gathered(support: Batch, order: Tensor) -> Iterator[Batch]:
     """Gather the minibatches that order [n, k, b] names, many steps at a time."""
     n, k, b = order.shape
     rows = torch.arange(n, device=order.device)[:, None]
-    width = cast(Tensor, support.x).shape[2:].numel()
+    support = Batch(cast(Tensor, support.x).flatten(2), support.y)
+    width = cast(Tensor, support.x).shape[2]
     at_once = max(1, GATHERED // max(1, n * b * width))
     for first in range(0, k, at_once):
         now = order[:, first : first + at_once].transpose(0, 1)  # [steps, n, b]

@@ -4,6 +4,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from reptile_lib.errors import UserError
+
 WIDTH = 64  # filters a layer
 
 
@@ -11,7 +13,13 @@ def conv4(ways: int, channels: int = 1, size: int = 28, seed: int = 0) -> nn.Mod
     """Build the paper's Omniglot network for images [B, channels, size, size].
 
     It starts as the authors' TensorFlow layers do: Glorot-uniform weights, zero biases.
+
+    Raises:
+        UserError: a number is below 1.
     """
+    for name, value in {"ways": ways, "channels": channels, "size": size}.items():
+        if value < 1:
+            raise UserError(f"conv4: {name} = {value}; give at least 1")
     with torch.random.fork_rng(devices=[]):  # the layers' own start is replaced below
         model = Conv4(ways, channels, size)
     generator = torch.Generator().manual_seed(seed)
@@ -45,15 +53,27 @@ class Conv4(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map images [B, channels, size, size] to logits [B, ways]."""
         for convolution, norm in zip(self.convolutions, self.norms, strict=True):
-            x = F.relu(norm(convolution(pad_same(x))))
+            z = convolution(pad_same(x))
+            check_norm(z.shape[-4] * z.shape[-2] * z.shape[-1])
+            x = F.relu(norm(z))
         logits: Tensor = self.out(x.flatten(1))
         return logits
 
 
+def check_norm(values: int) -> None:
+    """Raise UserError where batch norm has one value a channel: it becomes zero."""
+    if values == 1:
+        raise UserError(
+            "batch norm has a single value to normalise, one image of one pixel, and"
+            " would make it zero; give larger images or inner_batch of at least 2"
+        )
+
+
 def pad_same(x: Tensor) -> Tensor:
-    """Pad x [B, C, H, H] for a 3x3 convolution of stride 2 as TensorFlow's "same".
+    """Pad x [B, C, H, W] for a 3x3 convolution of stride 2 as TensorFlow's "same".
 
     An odd size gets one pixel on every side; an even one only right and below, where
     torch's `padding=1` would pad above and left as well and shift the result.
     """
-    return F.pad(x, (0, 1, 0, 1) if x.shape[-1] % 2 == 0 else (1, 1, 1, 1))
+    height, width = ((0, 1) if side % 2 == 0 else (1, 1) for side in x.shape[-2:])
+    return F.pad(x, width + height)

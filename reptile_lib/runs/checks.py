@@ -12,21 +12,37 @@ from reptile_lib.tasks import Tasks
 
 
 def check_model(model: nn.Module) -> None:
-    """Raise UserError for a model that keeps running statistics."""
+    """Raise UserError for a model that an inner loop would not leave as it should."""
+    if torch.is_inference_mode_enabled():
+        raise UserError("torch.inference_mode allows no gradients; leave it first")
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            raise UserError(
+                f"parameter {name!r} is frozen (requires_grad=False), but all of φ is"
+                " trained; make it a buffer, or unfreeze it"
+            )
     for name, module in model.named_modules():
         if getattr(module, "running_mean", None) is not None:
             raise UserError(
                 f"{name!r} keeps running statistics, which tasks would mix up;"
                 " build it with track_running_stats=False"
             )
+        for trait in ("sparse", "max_norm"):
+            if isinstance(module, nn.Embedding | nn.EmbeddingBag) and getattr(
+                module, trait
+            ):
+                raise UserError(
+                    f"embedding {name!r} has {trait}={getattr(module, trait)}, which"
+                    " does not go with vectors of all parameters; build it without"
+                )
 
 
 def check_optimizer(name: str, given: object) -> None:
     """Raise UserError unless an argument is an inner optimiser."""
     if not isinstance(given, InnerOptimizer):
         raise UserError(
-            f"{name} = {given!r} is no inner optimiser; give one of sgd(lr),"
-            " momentum(lr), adam(lr), gd(lr)"
+            f"{name} = {' '.join(repr(given).split())[:60]} is no inner optimiser; give"
+            " one of sgd(lr), momentum(lr), adam(lr), gd(lr)"
         )
 
 
@@ -94,11 +110,12 @@ def check_tasks(kernel: Kernel, phi: Tensor, tasks: Tasks) -> None:
                 f"the model tells {answers} classes apart, the tasks have {ways}"
                 " ways; build the model and the tasks with the same number"
             )
-        if (highest := int(y.max())) >= answers:
-            raise UserError(
-                f"the tasks have a label {highest}, but the model tells {answers}"
-                f" classes apart; labels are 0 to {answers - 1}"
-            )
+        for label in (int(y.min()), int(y.max())):
+            if not 0 <= label < answers:
+                raise UserError(
+                    f"the tasks have a label {label}, but the model tells {answers}"
+                    f" classes apart; labels are 0 to {answers - 1}"
+                )
     if y.is_floating_point() and once.dim() == y.dim() and once.shape[-1] == 1:
         raise UserError(
             f"the model answers {list(once.shape[1:])} for an example, the tasks ask"

@@ -167,7 +167,7 @@ def ridge_head(
         )
     if not ridge > 0:
         raise UserError(f"ridge = {ridge}; give a positive one")
-    targets = F.one_hot(y, ways).to(features)
+    targets = F.one_hot(y.long(), ways).to(features)
     _check(features, targets, 0.0)
     x_mean, y_mean = features.mean(-2, keepdim=True), targets.mean(-2, keepdim=True)
     x_c = features - x_mean
@@ -198,6 +198,8 @@ def whitening(x: Tensor, components: int | None = None) -> TransformModel:
     _, s, vh = torch.linalg.svd(x - mean, full_matrices=False)
     rank = int(_is_positive(s, x, None).sum())
     count = rank if components is None else components
+    if rank == 0:
+        raise UserError("the inputs are all the same; whitening needs some that vary")
     if not 1 <= count <= rank:
         raise UserError(
             f"components = {components}, but the inputs vary in {rank} directions; ask"
@@ -257,9 +259,9 @@ def _check(x: Tensor, y: Tensor, ridge: float) -> None:
             f"x has shape {list(x.shape)} and y {list(y.shape)}; give x [S, d] and"
             " y [S, m] with the same S > 0 (a column of targets is [S, 1])"
         )
-    if x.dtype != y.dtype or not x.is_floating_point():
+    if x.dtype != y.dtype or x.dtype not in (torch.float32, torch.float64):
         raise UserError(
-            f"x is {x.dtype} and y {y.dtype}; convert both to one floating-point type"
+            f"x is {x.dtype} and y {y.dtype}; convert both to float32, or to float64"
         )
     if not ridge >= 0:
         raise UserError(f"ridge = {ridge}; it must not be negative")
