@@ -16,7 +16,7 @@ from torch.nn.utils import parameters_to_vector, vector_to_parameters
 from torch.optim.lr_scheduler import CosineAnnealingLR, OneCycleLR, StepLR
 
 from reptile_lib import UserError, mlp
-from reptile_lib.optim import Interpolated
+from reptile_lib.lookahead import Interpolated
 
 pytestmark = pytest.mark.usefixtures("float64")
 

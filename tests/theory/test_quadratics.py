@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from reptile_lib import Batch, Quadratics, Reptile, UserError, adapt, constant, sgd
+from reptile_lib.kernel import of_loss
 from reptile_lib.rng import TRAIN, draws
-from reptile_lib.tasks import quadratic_loss
+from reptile_lib.theory.quadratics import quadratic_loss
 
 CPU = torch.device("cpu")
 close = {"rtol": 1e-9, "atol": 1e-9}
@@ -108,7 +109,7 @@ def test_progress_is_k_steps_of_gradient_descent(
     torch.testing.assert_close(by_hand, formula, rtol=1e-9, atol=1e-6)
     support = Batch(tasks.H[:, None], tasks.w[:, None])
     order = torch.zeros(len(tasks.w), k, 1, dtype=torch.int64)
-    adapted = adapt(quadratic_loss, phi, support, order, sgd(alpha)).theta
+    adapted = adapt(of_loss(quadratic_loss), phi, support, order, sgd(alpha)).theta
     torch.testing.assert_close(adapted, formula, rtol=1e-9, atol=1e-6)
 
 

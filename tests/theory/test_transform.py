@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from reptile_lib import UserError
-from reptile_lib.transform import (
+from reptile_lib.theory.transform import (
     TransformModel,
     gradient_descent,
     least_squares,
