@@ -95,7 +95,7 @@ def minibatches(
     return episodes._replace(order=order)
 
 
-def draw(
+def draw_tasks(
     tasks: Tasks,
     count: int = 1,
     seed: int = 0,
@@ -117,6 +117,9 @@ def draw(
     cpu = torch.device("cpu")
     who = draws(seed, stream, range(1), range(count), cpu)
     return minibatches(tasks.to(cpu).sample(who), who, inner_steps, inner_batch)
+
+
+draw = draw_tasks  # a function here, and a method of the distributions below
 
 
 def in_parts(
@@ -165,6 +168,8 @@ class Sine:
     points: int = 10
     query_points: int = 100
 
+    draw = draw_tasks
+
     def __post_init__(self) -> None:
         """Raise UserError for fewer than one point."""
         _positive(points=self.points, query_points=self.query_points)
@@ -201,6 +206,8 @@ class FewShotTasks:
     ways: int
     shots: int
     query_shots: int = 1
+
+    draw = draw_tasks
 
     def __post_init__(self) -> None:
         """Raise UserError if the classes or their examples do not suffice."""
@@ -268,6 +275,8 @@ class GroupTasks:
     group: Tensor
     shots: int
     query_shots: int = 1
+
+    draw = draw_tasks
 
     def __post_init__(self) -> None:
         """Raise UserError if rows do not fit together, or a group has too few."""
