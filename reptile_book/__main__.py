@@ -12,12 +12,13 @@ from pathlib import Path
 from reptile_book import records, reproduce, rows, sine_row
 from reptile_lib.errors import UserError
 from reptile_lib.parallel.team import say
-from reptile_lib.runs.cli import command, execute, several_processes
+from reptile_lib.runs.cli import command, execute, plain_output, several_processes
 from reptile_lib.runs.settings import Settings
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run a command; return 0, 2 for a user's mistake, or 130 for Ctrl-C."""
+    plain_output()
     arguments = sys.argv[1:] if arguments is None else arguments
     return execute(main, _parser().parse_args(arguments), arguments)
 

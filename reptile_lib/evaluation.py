@@ -251,8 +251,8 @@ class _Adapting:
         phi, state = learner.state.phi, learner.state.inner_state
         carried = (self.moments or learner.moments) == "carry"
         start = reordered(state, phi, kernel.pack) if carried and state else None
+        learner.check(self.tasks)
         tasks = self.tasks.to(phi.device)
-        learner.check(tasks)
         for first in range(0, len(mine), at_once):
             who = draws(
                 self.seed,

@@ -122,6 +122,8 @@ class MetaLearner:
             "at_once": self.at_once,
         }
         for amount, given in least.items():
+            if not isinstance(given, int):
+                raise UserError(f"{amount} = {given!r} is no whole number; give an int")
             if given < 1:
                 raise UserError(f"{amount} = {given}; give at least 1")
         for name, value, kind in (
