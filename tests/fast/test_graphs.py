@@ -1,5 +1,6 @@
 """Meta-steps on fixed buffers: the same result as without, whatever the shapes."""
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -10,56 +11,54 @@ from reptile_lib import (
     FOMAML,
     MAML,
     Joint,
+    MetaLearner,
     Reptile,
     Sine,
     adam,
     linear,
-    meta_step,
     mlp,
-    train,
 )
-from reptile_lib.train import MetaLearner
+from reptile_lib.fast.graphs import captured
+from reptile_lib.inner import Moments
 
-METHODS = {"Reptile": Reptile, "FOMAML": FOMAML, "MAML": MAML, "Joint": Joint}
+METHODS: dict[str, Callable[..., MetaLearner]] = {
+    "Reptile": Reptile,
+    "FOMAML": FOMAML,
+    "MAML": MAML,
+    "Joint": Joint,
+}
 
 
-def fitted(method: Any, moments: str, meta_steps: int = 7) -> MetaLearner:
-    learner: MetaLearner = method(
-        mlp(1, 8, 1), adam(0.01), 3, 4, criterion=F.mse_loss, device="cpu"
-    )
-    learner.moments = moments  # type: ignore[assignment]
-    learner.fit(
-        Sine(7, 11), meta_steps=meta_steps, meta_batch=5, epsilon=linear(0.1, 0)
-    )
+def fitted(
+    method: str, moments: Moments, replayed: bool = False, **settings: Any
+) -> MetaLearner:
+    given = {"criterion": F.mse_loss, "device": "cpu", "moments": moments} | settings
+    learner = METHODS[method](mlp(1, 8, 1), adam(0.01), 3, 4, **given)
+    if replayed:  # on a CPU without a graph, but on the graph's buffers
+        learner.rule = captured(learner.rule)
+    learner.fit(Sine(7, 11), meta_steps=7, meta_batch=5, epsilon=linear(0.1, 0))
     return learner
 
 
-@pytest.mark.parametrize("chunk", [256, 3])  # 3: parts of 3 and of 2 tasks
+@pytest.mark.parametrize("at_once", [256, 3])  # 3: parts of 3 and of 2 tasks
 @pytest.mark.parametrize("moments", ["carry", "reset"])
-@pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
+@pytest.mark.parametrize("method", METHODS)
 def test_replayed_steps_are_the_plain_ones(
-    method: Any, moments: str, chunk: int, monkeypatch: pytest.MonkeyPatch
+    method: str, moments: Moments, at_once: int
 ) -> None:
-    monkeypatch.setattr(meta_step, "CHUNK", chunk)
-    plain = fitted(method, moments)
-    monkeypatch.setattr(train, "CAPTURED", {"cpu"})
-    replayed = fitted(method, moments)
+    plain, replayed = (
+        fitted(method, moments, way, at_once=at_once) for way in (False, True)
+    )
     assert torch.equal(plain.phi, replayed.phi)
     assert plain.history[-1]["loss"] == replayed.history[-1]["loss"]
     for name, value in (plain.inner_state or {}).items():
         assert torch.equal(value, (replayed.inner_state or {})[name])
 
 
-def test_cuda_devices_are_captured() -> None:
-    assert {"cuda"} == train.CAPTURED
-
-
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-@pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
-def test_a_graph_finds_the_phi_of_the_cpu(method: Any) -> None:
+@pytest.mark.parametrize("recorded", [True, False])
+@pytest.mark.parametrize("method", METHODS)
+def test_a_graph_finds_the_phi_of_the_cpu(method: str, recorded: bool) -> None:
     expected = fitted(method, "carry")
-    learner: MetaLearner = method(
-        mlp(1, 8, 1), adam(0.01), 3, 4, criterion=F.mse_loss, device="cuda"
-    )
-    learner.fit(Sine(7, 11), meta_steps=7, meta_batch=5, epsilon=linear(0.1, 0))
-    torch.testing.assert_close(learner.phi.cpu(), expected.phi, rtol=0, atol=1e-5)
+    found = fitted(method, "carry", device="cuda", recorded=recorded)
+    torch.testing.assert_close(found.phi.cpu(), expected.phi, rtol=0, atol=1e-5)
