@@ -127,10 +127,10 @@ class Loop:
             done, every = step + 1, max(1, run.meta_steps // HISTORY_ROWS)
             if done % every and done != run.meta_steps and not self.halts_at(done):
                 continue
-            epsilon = torch.as_tensor(run.epsilon(step / run.meta_steps))
+            epsilon = run.epsilon(step / run.meta_steps)
             row = {
                 "meta_step": done,
-                "epsilon": epsilon.double().mean().item(),
+                "epsilon": torch.as_tensor(epsilon, dtype=torch.float64).mean().item(),
                 "loss": mean(loss for loss, _ in self.watched),
                 "seconds": seconds,
             }
