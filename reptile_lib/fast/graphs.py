@@ -42,12 +42,14 @@ def captured(rule: Rule) -> Rule:
     def replayed(
         U: InnerLoop, phi: Tensor, tasks: Episodes, state: State | None
     ) -> Target:
-        inputs, spec = pytree.tree_flatten((phi, tasks, state))
+        known = state or {}  # to pytree, None would be one more input
+        inputs, spec = pytree.tree_flatten((phi, tasks, known))
 
         def function(tensors: list[Tensor]) -> Target:
-            return rule(U, *pytree.tree_unflatten(tensors, spec))
+            phi, tasks, state = pytree.tree_unflatten(tensors, spec)
+            return rule(U, phi, tasks, state or None)
 
-        key = (spec, *(x.shape for x in inputs))
+        key = (*known, *(x.shape for x in inputs))
         if key not in recordings:
             recordings[key] = Recording(function, [x.clone() for x in inputs])
         return _run(recordings[key], inputs)
