@@ -18,6 +18,8 @@ from torch.optim import Optimizer
 from reptile_lib.errors import UserError
 from reptile_lib.params import interpolate
 
+_KEY = "interpolated"
+
 
 class Interpolated(Optimizer):
     """Take k steps of `inner`, then go back: φ ← φ + ε(θ − φ), and θ restarts from φ.
@@ -157,10 +159,7 @@ class Interpolated(Optimizer):
         return loss
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Add a group, as `torch.optim.Optimizer.add_param_group` does.
-
-        Within a round its φ is where its parameters stand at the next step.
-        """
+        """Add a group; within a round its φ is where it stands at the next step."""
         self.inner.add_param_group(param_group)
 
     def state_dict(self) -> dict[str, Any]:
@@ -213,10 +212,13 @@ class Interpolated(Optimizer):
                 " save where a round ends, at round_step = 0"
             )
         here = [p for i, p in zip(ids, self._parameters, strict=False) if i in saved]
-        if [phi.shape for phi in saved.values()] != [p.shape for p in here]:
+        theirs_are, ours_are = (
+            [[*t.shape] for t in ts] for ts in (saved.values(), here)
+        )
+        if theirs_are != ours_are:
             raise UserError(
-                f"the state dict is for parameters {[*map(_shape, saved.values())]},"
-                f" these are {[*map(_shape, here)]}; use the model it was saved with"
+                f"the state dict is for parameters {theirs_are}, these are {ours_are};"
+                " use the model it was saved with"
             )
         rest = {i: _without(s, key) if i in saved else s for i, s in state.items()}
         theirs = _without(theirs, _KEY) | {
@@ -242,16 +244,9 @@ class Interpolated(Optimizer):
         return {name: getattr(self, name) for name in own}
 
 
-_KEY = "interpolated"
-
-
 def _ids(groups: list[dict[str, Any]]) -> list[Any]:
     return [i for group in groups for i in group["params"]]
 
 
 def _without(entries: dict[str, Any], key: str) -> dict[str, Any]:
     return {k: v for k, v in entries.items() if k != key}
-
-
-def _shape(tensor: Tensor) -> list[int]:
-    return list(tensor.shape)
