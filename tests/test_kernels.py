@@ -3,7 +3,7 @@
 The answers come from `textbook`: deepcopy, backward(), torch.optim, in float64.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, cached_property, partial
 
@@ -223,7 +223,7 @@ KERNELS: dict[str, Callable[[Problem], Kernel | None]] = {
 COMPILED = "images, compiled"  # each of its tests waits for a compiler
 
 
-def asked(problems: dict[str, Problem]) -> list[object]:
+def asked(problems: dict[str, Problem]) -> Sequence[object]:
     """Return the parameters (kernel, problem) of tests, those that take long marked."""
     parameters = []
     for kernel, make in KERNELS.items():

@@ -59,7 +59,8 @@ def test_conv4_is_four_blocks_and_a_linear_layer() -> None:
     model = conv4(ways=3, channels=2, size=14, seed=1).double()
     with torch.no_grad():
         for parameter in model.parameters():  # biases and scales matter, too
-            parameter += torch.linspace(-0.1, 0.1, parameter.numel()).view_as(parameter)
+            more = torch.linspace(-0.1, 0.1, parameter.numel())
+            parameter.add_(more.view_as(parameter))
     p = dict(model.named_parameters())
     x = torch.rand(5, 2, 14, 14, dtype=torch.float64)
     h = x

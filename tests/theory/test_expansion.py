@@ -31,6 +31,7 @@ def bowls(seed: int = 0) -> tuple[Batch, Tensor]:
 
 def curved_loss(theta: Tensor, batch: Batch) -> Tensor:
     """A loss whose Hessian changes with theta: a tanh unit on inputs x [b, d]."""
+    assert isinstance(batch.x, Tensor)
     return (torch.tanh(batch.x @ theta) - batch.y).square().mean()
 
 

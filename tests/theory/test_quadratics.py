@@ -17,7 +17,7 @@ from reptile_lib.rng import TRAIN, draws
 from reptile_lib.theory.quadratics import quadratic_loss
 
 CPU = torch.device("cpu")
-close = {"rtol": 1e-9, "atol": 1e-9}
+close: Any = {"rtol": 1e-9, "atol": 1e-9}
 
 
 def random_bowls(seed: int, T: int = 3, d: int = 2) -> Quadratics:
@@ -363,9 +363,14 @@ def test_bad_input_names_the_value_and_the_remedy() -> None:
     with pytest.raises(UserError, match="k = -1"):
         tasks.minimiser(0.1, -1)
     for epsilon in (-0.1, inf, nan):
-        for call in (tasks.mean_rate, tasks.mean_square_rate, tasks.noise_floor):
+        calls: list[Callable[[float, int, float], object]] = [
+            tasks.mean_rate,
+            tasks.mean_square_rate,
+            tasks.noise_floor,
+        ]
+        for with_epsilon in calls:
             with pytest.raises(UserError, match=f"epsilon = {epsilon}; .* negative"):
-                call(0.1, 1, epsilon)
+                with_epsilon(0.1, 1, epsilon)
     with pytest.raises(UserError, match="n = 0; give at least 1"):
         tasks.mean_square_rate(0.1, 1, 0.5, n=0)
 
