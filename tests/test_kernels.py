@@ -368,7 +368,7 @@ def textbooks(problem: str, name: str, threshold: float = -torch.inf) -> list[En
     return ends
 
 
-def same(actual: Tensor, expected: Tensor, atol: float = 1e-8) -> None:
+def same(actual: Tensor, expected: Tensor, atol: float = 1e-9) -> None:
     torch.testing.assert_close(actual, expected, rtol=0, atol=atol)
 
 
@@ -431,8 +431,10 @@ def test_descend_is_the_textbook_loop(
     assert found.losses.shape == (TASKS, STEPS)
     assert found.steps.tolist() == [STEPS] * TASKS
     for i, (theta, losses, *_) in enumerate(textbooks(case[1], name)):
-        same(found.theta[i][it.told], theta[it.told])
-        same(found.losses[i], torch.tensor(losses, dtype=theta.dtype))
+        # of a gradient near zero, Adam takes the rounding for a direction
+        atol = 1e-6 if name == "adam, rates" else 1e-9
+        same(found.theta[i][it.told], theta[it.told], atol)
+        same(found.losses[i], torch.tensor(losses, dtype=theta.dtype), atol)
     assert (found.theta - start).abs().amax() > 1e-3  # or equality would say nothing
     assert torch.equal(start, before)
 
