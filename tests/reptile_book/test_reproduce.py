@@ -105,7 +105,7 @@ def test_a_recorded_row_is_not_overwritten(recorded: Recorded) -> None:
 @pytest.mark.slow
 def test_a_stopped_run_is_continued_to_the_same_phi(tmp_path: Path) -> None:
     small = {"ways": 2, "inner_steps": 1, "inner_batch": 2, "meta_batch": 1}
-    trial = TINY | small | {"meta_steps": 1_300, "eval_tasks": 1}
+    trial = TINY | small | {"meta_steps": 1_300, "eval_tasks": 2}
     tiny(tmp_path / "whole", trial=trial)
     folder = tmp_path / "again" / "glyphs-5way-short"
     with interrupted_after(folder / "run-0" / run.CHECKPOINT, 1_000):
