@@ -23,10 +23,9 @@ from reptile_lib.fast.conv4 import (
     conv4_kernel,
     gradient,
     products,
-    to_matrices,
-    to_vector,
 )
 from reptile_lib.fast.conv4_buffers import image_patches, workspace
+from reptile_lib.fast.conv4_order import to_matrices, to_vector
 from reptile_lib.kernel import of_model
 from reptile_lib.models.conv4 import Conv4, pad_same
 from reptile_lib.params import Layout, layout, ravel
