@@ -9,7 +9,7 @@ Small networks leave a machine idle, so their runs take less time side by side t
 after the other.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from copy import copy
 from dataclasses import dataclass
 from functools import partial
@@ -38,6 +38,7 @@ SAME = (
     "device",
     "engine",
     "precision",
+    "graphs",
 )
 
 
@@ -49,6 +50,8 @@ def fit_together(
     meta_steps: int,
     meta_batch: int = 1,
     epsilon: Schedule,
+    checkpoint: Callable[[], None] | None = None,
+    checkpoint_every: int = 0,
     progress: bool = False,
 ) -> None:
     """Train each learner on its tasks, as `fit` with its seed would, all at once.
@@ -63,6 +66,9 @@ def fit_together(
         meta_steps: as in `fit`, like the next three.
         meta_batch: n, tasks a meta-step of each run.
         epsilon: ε.
+        checkpoint: called before the first meta-step, at the end and in between, when
+            the learners are where the training is; it may raise to end it there.
+        checkpoint_every: meta-steps between two calls; 0 for at the end only.
         progress: draw a progress bar on stderr.
 
     Raises:
@@ -84,6 +90,22 @@ def fit_together(
         _stacked([learner.state.outer_state for learner in learners]),
         stack.state.meta_step,
     )
+    known = len(stack.history)
+
+    def hand_back() -> None:
+        nonlocal known
+        phi, inner, outer, step = stack.state
+        done, known = stack.history[known:], len(stack.history)
+        for i, learner in enumerate(learners):
+            own = _row(inner, i), _row(outer, i)
+            learner.state = MetaState(phi[i].clone(), *own, step)
+            learner.history += [row | {"runs": len(phi)} for row in done]
+
+    def write_checkpoint() -> None:
+        hand_back()
+        if checkpoint:
+            checkpoint()
+
     try:
         stack.fit(
             _Together(tuple(tasks), tuple(seeds)),
@@ -91,15 +113,12 @@ def fit_together(
             meta_batch=meta_batch,
             epsilon=epsilon,
             seed=seeds[0],
+            checkpoint_to=write_checkpoint,
+            checkpoint_every=checkpoint_every,
             progress=progress,
         )
     finally:  # what was done before a Ctrl-C counts
-        phi, inner, outer, step = stack.state
-        done = stack.history[len(learners[0].history) :]
-        for i, learner in enumerate(learners):
-            own = _row(inner, i), _row(outer, i)
-            learner.state = MetaState(phi[i].clone(), *own, step)
-            learner.history += [row | {"runs": len(phi)} for row in done]
+        hand_back()
 
 
 @dataclass(frozen=True)

@@ -38,7 +38,6 @@ from reptile_lib.tasks import FewShotTasks, Tasks
 from reptile_lib.workers import World, first_alone, world
 
 HISTORY_ROWS = 200  # about as many rows as a history has
-CAPTURED = {"cuda"}  # device types whose meta-steps are recorded as graphs
 
 
 @dataclass
@@ -64,6 +63,8 @@ class MetaLearner:
         precision: how matrices are multiplied, see `engine.Precision`.
         compiled: whether the inner steps of Conv4 are compiled. It takes half a minute
             and a C++ compiler, and then a fifth less time on a CPU.
+        graphs: whether the meta-steps of engine "stacked" are recorded once and
+            replayed, see `capture`; None: where there are graphs, on CUDA.
     """
 
     model: nn.Module
@@ -78,6 +79,7 @@ class MetaLearner:
     engine: Engine = "auto"
     precision: Precision = "float32"
     compiled: bool = False
+    graphs: bool | None = None
     state: MetaState = field(init=False, repr=False)
     history: list[dict[str, float]] = field(init=False, repr=False)
 
@@ -121,6 +123,8 @@ class MetaLearner:
             self.inner_batch = None
         if self.engine == "auto":
             self.engine = choose_engine(self.model, self.criterion, self.device)
+        if self.graphs is None:
+            self.graphs = self.device.type == "cuda"
         self.state = MetaState(ravel(self.model), None, None, 0)
         self.history = []
 
@@ -144,7 +148,7 @@ class MetaLearner:
         seed: int = 0,
         validate: Callable[["MetaLearner"], dict[str, float]] | None = None,
         validate_every: int = 0,
-        checkpoint_to: Path | None = None,
+        checkpoint_to: Path | Callable[[], None] | None = None,
         checkpoint_every: int = 0,
         config: dict[str, Any] | None = None,
         progress: bool = False,
@@ -163,7 +167,8 @@ class MetaLearner:
             seed: draws the tasks.
             validate: measures the learner, for the history; give it validation classes.
             validate_every: meta-steps between two calls; 0 for never.
-            checkpoint_to: file for checkpoints; also written at the end and on Ctrl-C.
+            checkpoint_to: file for checkpoints, also written at the end and on Ctrl-C;
+                or what to call instead, which may raise to end the training there.
             checkpoint_every: meta-steps between two checkpoints; 0 for at the end only.
             config: JSON settings to keep in the checkpoint.
             progress: draw a progress bar on stderr.
@@ -194,20 +199,24 @@ class MetaLearner:
         )
         if isinstance(tasks, FewShotTasks):
             check_ways(forward, self.phi, tasks)
-        stacked = self.engine == "stacked" and self.phi.device.type in CAPTURED
-        rule = captured(self.rule) if stacked else self.rule
+        recorded = self.graphs and self.engine == "stacked"
+        rule = captured(self.rule) if recorded else self.rule
         tasks = tasks.to(self.phi.device)
         run = Run(loss, rule, tasks, meta_steps, meta_batch, epsilon, seed)
         every = [max(1, meta_steps // HISTORY_ROWS), validate_every, checkpoint_every]
 
         def write_checkpoint() -> None:
-            if checkpoint_to:
-                first_alone(lambda: self.save(checkpoint_to, config))
+            if isinstance(checkpoint_to, Path):
+                self.save(checkpoint_to, config)
+            elif checkpoint_to:
+                checkpoint_to()
 
         if self.state.meta_step == 0:
-            if checkpoint_to:
-                first_alone(lambda: checkpoint.refuse_a_run(checkpoint_to))
-            write_checkpoint()  # a folder that cannot be written shows itself now
+            if isinstance(path := checkpoint_to, Path):
+                first_alone(lambda: checkpoint.refuse_a_run(path))
+            first_alone(
+                write_checkpoint
+            )  # a folder that cannot be written shows itself now
         bar = tqdm(
             total=meta_steps,
             initial=self.state.meta_step,
@@ -246,11 +255,11 @@ class MetaLearner:
                     if stop == meta_steps or (
                         checkpoint_every and stop % checkpoint_every == 0
                     ):
-                        write_checkpoint()
+                        first_alone(write_checkpoint)
         except KeyboardInterrupt:
-            if checkpoint_to and here.rank == 0:  # the others may be gone
+            if here.rank == 0:  # the others may be gone
                 with uninterrupted():
-                    self.save(checkpoint_to, config)
+                    write_checkpoint()
             raise
 
     def agree(self) -> World:

@@ -173,3 +173,33 @@ def test_other_models_and_other_places_are_refused() -> None:
     ahead.fit(Sine(), meta_steps=1, epsilon=linear(1.0, 0.0))
     with pytest.raises(UserError, match="meta-steps 0 and 1"):
         fit_together([sine_learner(0), ahead], [Sine()] * 2, (0, 1), **how)
+
+
+class StoppedError(Exception):
+    """Raised by a checkpoint that ends the training."""
+
+
+def test_a_checkpoint_sees_the_learners_and_may_end_the_training() -> None:
+    how: dict[str, Any] = {"meta_steps": 8, "epsilon": linear(1.0, 0.0)}
+    tasks = [Sine(points=10)] * 3
+    whole = [sine_learner(seed, inner=adam(1e-3)) for seed in SEEDS]
+    fit_together(whole, tasks, SEEDS, **how)
+    learners = [sine_learner(seed, inner=adam(1e-3)) for seed in SEEDS]
+    seen: list[tuple[list[int], int]] = []
+
+    def stop_at_4() -> None:
+        steps = [learner.state.meta_step for learner in learners]
+        seen.append((steps, len(learners[2].history)))
+        if steps[0] == 4:
+            raise StoppedError
+
+    with pytest.raises(StoppedError):
+        fit_together(
+            learners, tasks, SEEDS, checkpoint=stop_at_4, checkpoint_every=2, **how
+        )
+    assert seen == [([0, 0, 0], 0), ([2, 2, 2], 2), ([4, 4, 4], 4)]
+    fit_together(learners, tasks, SEEDS, **how)
+    for one, other in zip(whole, learners, strict=True):
+        assert torch.equal(one.phi, other.phi)
+        steps = [[row["meta_step"] for row in x.history] for x in (one, other)]
+        assert steps[0] == steps[1] == list(range(1, 9))
