@@ -1,0 +1,57 @@
+"""Ask a GPU everything at once. See benchmarks/README.md.
+
+::
+
+    python -m benchmarks.gpu --out runs/gpu --minutes 8     all stages
+    python -m benchmarks.gpu --dry --out runs/gpu           the same on a CPU, tiny
+    python -m benchmarks.gpu --table results/benchmarks/gpu the files as a page
+"""
+
+import argparse
+import os
+import signal
+import sys
+from pathlib import Path
+
+from benchmarks.gpu.plan import STAGES, stages
+from benchmarks.gpu.runner import run_all
+from benchmarks.gpu.table import PAGE, write_page
+
+ROOT = Path(__file__).parents[2]
+
+
+def _terminated(number: int, frame: object) -> None:
+    sys.exit(128 + number)  # so that the stage at work is killed, too
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line; return 0 if all stages ended well, else 1."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.gpu",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--out", type=Path, default=Path("runs/gpu"), help="folder")
+    parser.add_argument("--minutes", type=float, default=8.0, help="for all stages")
+    parser.add_argument("--dry", action="store_true", help="tiny sizes, on the CPU")
+    parser.add_argument("--only", nargs="+", choices=STAGES, help="these stages")
+    parser.add_argument("--table", type=Path, help=f"write {PAGE} from these files")
+    options = parser.parse_args(arguments)
+    if options.table:
+        print(write_page(options.table, ROOT / PAGE))
+        return 0
+    folder = options.out.resolve()
+    os.chdir(ROOT)  # where `-m benchmarks` and .gpu-data are found
+    os.environ.setdefault("REPTILE_CACHE", ".gpu-data")
+    # JAX would take most of the memory, and the cache of compiled kernels is one file
+    # a kernel: neither belongs to what is measured.
+    os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"
+    signal.signal(signal.SIGTERM, _terminated)
+    seconds = 60 * options.minutes
+    chosen = stages(folder, seconds, options.only, dry=options.dry)
+    records = run_all(chosen, folder, seconds)
+    return 0 if all(record["status"] == "ok" for record in records) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,95 @@
+"""One stage, in a process of its own: ``python -m benchmarks.gpu.stage NAME``."""
+
+import argparse
+import faulthandler
+import importlib
+import os
+import sys
+import time
+import traceback
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from benchmarks.gpu.record import Report
+from reptile_lib import UserError
+
+# Name -> module with `measure(job, *arguments)`. A stage imports its own alone: what is
+# broken in one does not stop another.
+STAGES: dict[str, tuple[str, tuple[str, ...]]] = {
+    "limits": ("limits", ()),
+    "correctness": ("correctness", ()),
+    "speed": ("speed", ()),
+    "train-5way": ("training", ("omniglot-5way",)),
+    "train-glyphs": ("training", ("glyphs-5way",)),
+    "train-20way": ("training", ("omniglot-20way",)),
+}
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a stage works with."""
+
+    report: Report
+    folder: Path
+    device: torch.device
+    dry: bool
+    """Whether sizes are tiny; the device is then the CPU."""
+    deadline: float
+    """Unix time at which the stage should have ended."""
+
+    def left(self) -> float:
+        """Return the seconds that are left."""
+        return self.deadline - time.time()
+
+
+def find_device(dry: bool) -> torch.device:
+    """Return the device to work on.
+
+    Raises:
+        UserError: torch finds no CUDA GPU.
+    """
+    if dry:
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
+        raise UserError(
+            f"torch {torch.__version__} finds no CUDA GPU; --dry goes through all"
+            " stages on the CPU"
+        )
+    return torch.device("cuda")
+
+
+def main() -> int:
+    """Run the command line; return 0, or 1 if the stage failed."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu.stage")
+    parser.add_argument("name", choices=STAGES)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--dry", action="store_true")
+    parser.add_argument("--deadline", type=float, required=True)
+    options = parser.parse_args()
+    # If it hangs, its last words say where: the runner kills it a little later.
+    faulthandler.enable()
+    hanging = max(0.5, options.deadline - time.time() + 1)
+    faulthandler.dump_traceback_later(hanging)
+    report = Report(options.out / f"{options.name}.json")
+    try:
+        device = find_device(options.dry)
+        # As `fit` has it: else the textbook loop's convolutions round to 10 bits.
+        torch.backends.cudnn.allow_tf32 = False
+        module, arguments = STAGES[options.name]
+        measure = importlib.import_module(f"benchmarks.gpu.{module}").measure
+        job = Job(report, options.out, device, options.dry, options.deadline)
+        measure(job, *arguments)
+    except Exception:
+        text = traceback.format_exc()
+        print(text, file=sys.stderr, flush=True)
+        report.fail(text)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    status = main()
+    sys.stdout.flush()
+    os._exit(status)  # what a broken driver has to tidy up could take for ever
