@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +13,6 @@ from reptile_lib import (
     Classes,
     FewShotTasks,
     MetaLearner,
-    Reptile,
     Sine,
     adam,
     conv4,
@@ -95,20 +95,30 @@ def problem(name: str, ways: int, device: torch.device) -> Problem:
     )
 
 
-def learner(cell: Cell, device: torch.device) -> tuple[MetaLearner, Tasks]:
+def learner(
+    cell: Cell, device: torch.device, **settings: Any
+) -> tuple[MetaLearner, Tasks]:
     """Return the library's learner in the middle of a run, and its tasks.
 
     Moments are reset with each task, as the other contenders have it.
+
+    Args:
+        cell: what it learns.
+        device: where.
+        settings: of `MetaLearner`, in the place of those of the cell.
     """
     it = problem(cell.problem, cell.ways, device)
-    made = Reptile(
+    made = MetaLearner(
         it.model,
-        it.inner,
-        cell.inner_steps,
-        BATCH,
-        criterion=it.criterion,
-        moments="reset",
-        device=device,
+        **{
+            "inner": it.inner,
+            "inner_steps": cell.inner_steps,
+            "inner_batch": BATCH,
+            "criterion": it.criterion,
+            "moments": "reset",
+            "device": device,
+        }
+        | settings,
     )
     made.state = made.state._replace(meta_step=START)
     return made, it.tasks

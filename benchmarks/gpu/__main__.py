@@ -41,11 +41,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(write_page(options.table, ROOT / PAGE))
         return 0
     folder = options.out.resolve()
-    os.chdir(ROOT)  # where `-m benchmarks` and .gpu-data are found
-    os.environ.setdefault("REPTILE_CACHE", ".gpu-data")
-    # JAX would take most of the memory, and the cache of compiled kernels is one file
-    # a kernel: neither belongs to what is measured.
-    os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"
+    os.environ.setdefault("REPTILE_CACHE", str(ROOT / ".gpu-data"))
     signal.signal(signal.SIGTERM, _terminated)
     seconds = 60 * options.minutes
     chosen = stages(folder, seconds, options.only, dry=options.dry)

@@ -96,7 +96,8 @@ def _wait(process: subprocess.Popen[bytes], limit: float) -> tuple[str, str | No
     except subprocess.TimeoutExpired:
         return "killed", f"killed after {limit:.0f} s"
     if code < 0:
-        return "failed", f"ended by {signal.Signals(-code).name}"
+        names = {s.value: s.name for s in signal.Signals}
+        return "failed", f"ended by {names.get(-code, f'signal {-code}')}"
     return ("failed", f"exit status {code}") if code else ("ok", None)
 
 

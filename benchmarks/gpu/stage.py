@@ -7,13 +7,12 @@ import os
 import sys
 import time
 import traceback
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
+from benchmarks.gpu.job import Job, find_device
 from benchmarks.gpu.record import Report
-from reptile_lib import UserError
 
 # Name -> module with `measure(job, *arguments)`. A stage imports its own alone: what is
 # broken in one does not stop another.
@@ -25,39 +24,6 @@ STAGES: dict[str, tuple[str, tuple[str, ...]]] = {
     "train-glyphs": ("training", ("glyphs-5way",)),
     "train-20way": ("training", ("omniglot-20way",)),
 }
-
-
-@dataclass(frozen=True)
-class Job:
-    """What a stage works with."""
-
-    report: Report
-    folder: Path
-    device: torch.device
-    dry: bool
-    """Whether sizes are tiny; the device is then the CPU."""
-    deadline: float
-    """Unix time at which the stage should have ended."""
-
-    def left(self) -> float:
-        """Return the seconds that are left."""
-        return self.deadline - time.time()
-
-
-def find_device(dry: bool) -> torch.device:
-    """Return the device to work on.
-
-    Raises:
-        UserError: torch finds no CUDA GPU.
-    """
-    if dry:
-        return torch.device("cpu")
-    if not torch.cuda.is_available():
-        raise UserError(
-            f"torch {torch.__version__} finds no CUDA GPU; --dry goes through all"
-            " stages on the CPU"
-        )
-    return torch.device("cuda")
 
 
 def main() -> int:
