@@ -1,0 +1,133 @@
+"""JAX in a process of its own, so that it can be missing, break, or hang by itself.
+
+The process answers a line of JSON to each order, also a line of JSON, from stdin.
+"""
+
+import json
+import os
+import queue
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from functools import cache
+from typing import Any
+
+from benchmarks.gpu.record import Record
+from benchmarks.problems import Cell
+from benchmarks.timing import Contender
+
+MARK = "answer:"
+"""Starts a line that is an answer; other lines come from libraries."""
+
+
+class JaxProcess:
+    """The process as seen from outside; use it in a with statement."""
+
+    def __init__(self, device: str) -> None:
+        """Start the process for "cuda" or "cpu"; its first answer is its version."""
+        ours = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}  # torch needs memory, too
+        if device == "cpu":
+            ours["JAX_PLATFORMS"] = "cpu"
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", __name__, device],
+            env=os.environ | ours,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        self.lines: queue.Queue[str | None] = queue.Queue()
+        threading.Thread(target=self._read, daemon=True).start()
+
+    def _read(self) -> None:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            if line.startswith(MARK):
+                self.lines.put(line.removeprefix(MARK))
+        self.lines.put(None)  # it has ended
+
+    def __enter__(self) -> "JaxProcess":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.process.kill()
+        with suppress(subprocess.TimeoutExpired):
+            self.process.wait(5)
+
+    def ask(self, seconds: float, **order: Any) -> Record:
+        """Have an order carried out; return the answer.
+
+        Raises:
+            RuntimeError: it took longer than `seconds`, the process has ended, or the
+                answer is that it failed.
+        """
+        if order:
+            assert self.process.stdin is not None
+            with suppress(BrokenPipeError):  # then it has ended, as is seen below
+                print(json.dumps(order), file=self.process.stdin, flush=True)
+        what = " ".join(map(str, order.values())) or "import jax"
+        try:
+            line = self.lines.get(timeout=max(0.0, seconds))
+        except queue.Empty:
+            raise RuntimeError(f"no time for it: {what}") from None
+        if line is None:
+            raise RuntimeError(f"the process ended: {what}")
+        answer: Record = json.loads(line)
+        if "error" in answer:
+            raise RuntimeError(answer["error"])
+        return answer
+
+    def contender(self, cell: Cell, left: Callable[[], float]) -> Contender:
+        """Return JAX on a cell as a contender; left() are the seconds it may take."""
+
+        def run(meta_steps: int) -> float:
+            order = {"do": "run", "cell": vars(cell), "meta_steps": meta_steps}
+            seconds: float = self.ask(left(), **order)["seconds"]
+            return seconds
+
+        return run
+
+
+def serve(device: str) -> None:
+    """Answer orders until there are no more."""
+    try:
+        _answer(version=_version(device))
+    except Exception as error:
+        _answer(error=f"{type(error).__name__}: {error}")
+        return
+    import torch
+
+    from benchmarks.contenders import Jax
+
+    # The tasks are drawn on the CPU, the same as anywhere: torch takes no memory of the
+    # GPU here.
+    contender = cache(lambda cell: Jax(cell, torch.device("cpu")))
+    for line in sys.stdin:
+        order = json.loads(line)
+        try:
+            jax = contender(Cell(**order["cell"]))
+            if order["do"] == "run":
+                _answer(seconds=jax(order["meta_steps"]))
+            else:
+                _answer(seconds=jax.compile_seconds)
+        except Exception as error:
+            _answer(error=f"{type(error).__name__}: {error}")
+
+
+def _version(device: str) -> str:
+    import jax
+
+    backend = jax.default_backend()
+    if device == "cuda" and backend != "gpu":
+        raise RuntimeError(f"jax {jax.__version__} computes on {backend}, not on a GPU")
+    version: str = jax.__version__
+    return version
+
+
+def _answer(**values: Any) -> None:
+    print(MARK + json.dumps(values), flush=True)
+
+
+if __name__ == "__main__":
+    serve(sys.argv[1])
