@@ -31,7 +31,7 @@ def main(arguments: list[str] | None = None) -> int:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--out", type=Path, default=Path("runs/gpu"), help="folder")
+    parser.add_argument("--out", type=Path, help="folder (runs/gpu, or runs/gpu-dry)")
     parser.add_argument("--minutes", type=float, default=8.0, help="for all stages")
     parser.add_argument("--dry", action="store_true", help="tiny sizes, on the CPU")
     parser.add_argument("--only", nargs="+", choices=STAGES, help="these stages")
@@ -40,12 +40,14 @@ def main(arguments: list[str] | None = None) -> int:
     if options.table:
         print(write_page(options.table, ROOT / PAGE))
         return 0
-    folder = options.out.resolve()
+    folder = options.out or Path("runs", "gpu-dry" if options.dry else "gpu")
     os.environ.setdefault("REPTILE_CACHE", str(ROOT / ".gpu-data"))
+    if options.dry:  # one core is enough, and the same everywhere
+        os.environ.setdefault("OMP_NUM_THREADS", "1")
     signal.signal(signal.SIGTERM, _terminated)
     seconds = 60 * options.minutes
-    chosen = stages(folder, seconds, options.only, dry=options.dry)
-    records = run_all(chosen, folder, seconds)
+    chosen = stages(folder.resolve(), seconds, options.only, dry=options.dry)
+    records = run_all(chosen, folder.resolve(), seconds)
     return 0 if all(record["status"] == "ok" for record in records) else 1
 
 

@@ -77,7 +77,8 @@ def comparable(model: torch.nn.Module, phi: Tensor) -> Tensor:
 def apart(found: MetaLearner, expected: Tensor, start: Tensor) -> float:
     """Return ‖φ − expected‖ / ‖expected − start‖; infinite where nothing moved."""
     one, other, origin = (
-        comparable(found.model, phi.to(expected)) for phi in (found.phi, expected, start)
+        comparable(found.model, phi.to(expected))
+        for phi in (found.phi, expected, start)
     )
     moved = (other - origin).norm().item()
     return (one - other).norm().item() / moved if moved > 0 else math.inf
@@ -185,7 +186,12 @@ class Checks:
     def nan_noticed(self) -> float:
         """Let training diverge; return 0 if it is told and nothing was changed."""
         made = Reptile(
-            mlp(1, 64, 64, 1), sgd(1e30), 5, 10, criterion=F.mse_loss, device=self.device
+            mlp(1, 64, 64, 1),
+            sgd(1e30),
+            5,
+            10,
+            criterion=F.mse_loss,
+            device=self.device,
         )
         before = made.phi.clone()
         try:
@@ -202,7 +208,10 @@ class Checks:
             "meta_batch": self.cells["conv4"].meta_batch,
             "epsilon": linear(1.0, 0.0),
         }
-        config, tasks = settings("glyphs-5way"), FewShotTasks(load("glyphs").train, 5, 10)
+        config, tasks = (
+            settings("glyphs-5way"),
+            FewShotTasks(load("glyphs").train, 5, 10),
+        )
 
         def learners() -> list[MetaLearner]:
             made = [build(config | {"seed": seed}, self.device) for seed in range(3)]
@@ -239,4 +248,6 @@ class Checks:
         if name == "tf32" and self.device.type != "cuda":
             name = "float32"
         plain = self.trained("conv4")
-        return apart(self.trained("conv4", precision=name), plain.phi, self.start("conv4"))
+        return apart(
+            self.trained("conv4", precision=name), plain.phi, self.start("conv4")
+        )

@@ -24,9 +24,11 @@ from reptile_lib.together import fit_together
 
 __all__ = [
     "SHOTS",
+    "Config",
     "build",
     "circumstances",
     "fit_together",
+    "has_omniglot",
     "load_data",
     "load_learners",
     "parameters",
@@ -111,14 +113,16 @@ def save_learners(
     temporary.replace(path)
 
 
-def load_learners(path: Path, folder: str, learners: Sequence[MetaLearner]) -> bool:
+def load_learners(
+    path: Path, folder: str, learners: Sequence[MetaLearner], config: Config
+) -> bool:
     """Bring learners to where `save_learners` left them, if it did.
 
     Returns:
         whether there are such checkpoints.
 
     Raises:
-        UserError: they are another model's, or damaged.
+        UserError: they are damaged, or of a run with other settings.
     """
     if not path.exists():
         return False
@@ -126,9 +130,10 @@ def load_learners(path: Path, folder: str, learners: Sequence[MetaLearner]) -> b
         names = [_entry(folder, seed) for seed in range(len(learners))]
         if not set(names) <= set(file.namelist()):
             return False
-        for name, learner in zip(names, learners, strict=True):
+        for seed, learner in enumerate(learners):
             one = Path(place, "one.safetensors")
-            one.write_bytes(file.read(name))
+            one.write_bytes(file.read(names[seed]))
+            runs.check_same(config | {"seed": seed}, runs.settings(one))
             learner.restore(one)
     return True
 

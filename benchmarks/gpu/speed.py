@@ -15,7 +15,8 @@ from benchmarks.gpu.record import Record
 from benchmarks.limit import conv4_flops
 from benchmarks.problems import BATCH, Cell
 from benchmarks.speed import describe
-from benchmarks.timing import Contender, Effort, measure as in_turns
+from benchmarks.timing import Contender, Effort
+from benchmarks.timing import measure as in_turns
 
 CELLS = (
     Cell("conv4", 5, 5),
