@@ -108,18 +108,15 @@ def learner(
         settings: of `MetaLearner`, in the place of those of the cell.
     """
     it = problem(cell.problem, cell.ways, device)
-    made = MetaLearner(
-        it.model,
-        **{
-            "inner": it.inner,
-            "inner_steps": cell.inner_steps,
-            "inner_batch": BATCH,
-            "criterion": it.criterion,
-            "moments": "reset",
-            "device": device,
-        }
-        | settings,
-    )
+    own: dict[str, Any] = {
+        "inner": it.inner,
+        "inner_steps": cell.inner_steps,
+        "inner_batch": BATCH,
+        "criterion": it.criterion,
+        "moments": "reset",
+        "device": device,
+    }
+    made = MetaLearner(it.model, **own | settings)
     made.state = made.state._replace(meta_step=START)
     return made, it.tasks
 

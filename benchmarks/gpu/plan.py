@@ -1,4 +1,4 @@
-"""Which stages there are, in the order in which they matter, and how long each may take."""
+"""Which stages there are, in the order in which they matter, and their time."""
 
 import math
 import sys

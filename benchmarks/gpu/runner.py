@@ -1,8 +1,8 @@
 """Run stages one after the other, whatever becomes of each.
 
-A stage is a process in a process group of its own: an error on a GPU poisons its process
-alone, and one that hangs is killed together with all that it started. What it printed,
-how it ended and what it found is in its file when the next one begins.
+A stage is a process in a process group of its own: an error on a GPU poisons its
+process alone, and one that hangs is killed together with all that it started. How it
+ended and what it found is in its file when the next one begins.
 
 Standard library only, so that nothing here can fail with what is measured.
 """
@@ -77,7 +77,8 @@ def run(stage: Stage, folder: Path, limit: float) -> Record:
             stderr=errors,
             start_new_session=True,
         )
-        status, reason = "killed", "interrupted"
+        status: str = "killed"
+        reason: str | None = "interrupted"
         try:
             status, reason = _wait(process, limit)
         finally:  # also when this process is told to end

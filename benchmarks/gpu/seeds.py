@@ -42,7 +42,14 @@ DRY = Sizes(
     checkpoint_seconds=0.0,
     tasks=(2, 3),
     warm_up=(1, 1),
-    changed={"meta_steps": 4, "meta_batch": 2, "inner_steps": 2, "eval_steps": 2},
+    changed={
+        "meta_steps": 4,
+        "meta_batch": 2,
+        "train_shots": 2,
+        "inner_steps": 2,
+        "inner_batch": 4,
+        "eval_steps": 2,
+    },
 )
 
 
