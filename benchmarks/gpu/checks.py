@@ -27,7 +27,6 @@ from reptile_lib import (
     Sine,
     UserError,
     constant,
-    conv4,
     evaluate,
     linear,
     load,
@@ -77,8 +76,7 @@ def comparable(model: torch.nn.Module, phi: Tensor) -> Tensor:
 def apart(found: MetaLearner, expected: Tensor, start: Tensor) -> float:
     """Return ‖φ − expected‖ / ‖expected − start‖; infinite where nothing moved."""
     one, other, origin = (
-        comparable(found.model, phi.to(expected))
-        for phi in (found.phi, expected, start)
+        comparable(found.model, phi) for phi in (found.phi, expected, start)
     )
     moved = (other - origin).norm().item()
     return (one - other).norm().item() / moved if moved > 0 else math.inf
@@ -208,17 +206,13 @@ class Checks:
             "meta_batch": self.cells["conv4"].meta_batch,
             "epsilon": linear(1.0, 0.0),
         }
-        config, tasks = (
-            settings("glyphs-5way"),
-            FewShotTasks(load("glyphs").train, 5, 10),
-        )
-
-        def learners() -> list[MetaLearner]:
-            made = [build(config | {"seed": seed}, self.device) for seed in range(3)]
-            return made
-
+        config = settings("glyphs-5way")
+        tasks = FewShotTasks(load("glyphs").train, 5, 10)
         with default_dtype("float64"):
-            stack, alone = learners(), learners()
+            stack, alone = (
+                [build(config | {"seed": seed}, self.device) for seed in range(3)]
+                for _ in ("stack", "alone")
+            )
             start = [one.phi.clone() for one in alone]
             fit_together(stack, [tasks] * 3, range(3), **how)
             for seed, one in enumerate(alone):
@@ -229,14 +223,17 @@ class Checks:
             )
 
     def evaluation(self) -> float:
-        """Score an untrained network here and on the CPU; compare the accuracies."""
-        tasks = FewShotTasks(load("glyphs").test, 5, 1)
-        scores = []
+        """Train a little and score, here and on the CPU; compare the accuracies."""
+        data, scores = load("glyphs"), []
+        tasks, new = (
+            FewShotTasks(classes, 5, shots)
+            for classes, shots in ((data.train, 10), (data.test, 1))
+        )
         with default_dtype("float64"):
             for device in (self.device, torch.device("cpu")):
                 made = build(settings("glyphs-5way"), device)
-                assert isinstance(made.model, type(conv4(5)))
-                scores.append(evaluate(made, tasks, inner_steps=5, count=20))
+                made.fit(tasks, meta_steps=2, meta_batch=2, epsilon=constant(1.0))
+                scores.append(evaluate(made, new, inner_steps=5, count=20))
         here, there = scores
         return max(
             abs(one.accuracy - other.accuracy)
@@ -247,7 +244,5 @@ class Checks:
         """Train with rounded products and in float32."""
         if name == "tf32" and self.device.type != "cuda":
             name = "float32"
-        plain = self.trained("conv4")
-        return apart(
-            self.trained("conv4", precision=name), plain.phi, self.start("conv4")
-        )
+        plain, rounded = self.trained("conv4"), self.trained("conv4", precision=name)
+        return apart(rounded, plain.phi, self.start("conv4"))

@@ -8,6 +8,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 from benchmarks.gpu import checks
 from benchmarks.gpu.job import Job
@@ -41,19 +42,19 @@ def plan(job: Job) -> Iterator[Check]:
         for engine in checks.ENGINES:
             yield Check(
                 f"{problem}, {dtype}: {engine} = serial textbook loop",
-                lambda p=problem, d=dtype, e=engine: it.textbook(p, d, e),
+                partial(it.textbook, problem, dtype, engine),
                 TOLERANCE[problem, dtype],
             )
     for problem, dtype in TOLERANCE:
         yield Check(
             f"{problem}, {dtype}: recorded = unrecorded",
-            lambda p=problem, d=dtype: it.recorded(p, d),
+            partial(it.recorded, problem, dtype),
             TOLERANCE[problem, dtype],
         )
     for rule in checks.RULES:
         yield Check(
             f"sine, float64: {rule}, recorded = unrecorded",
-            lambda r=rule: it.rule_recorded(r),
+            partial(it.rule_recorded, rule),
             TOLERANCE["sine", "float64"],
         )
     yield Check("the same seed gives the same φ, bit for bit", it.repeated, 0.0)
@@ -65,7 +66,7 @@ def plan(job: Job) -> Iterator[Check]:
     for precision in ("tf32", "bf16"):
         yield Check(
             f"conv4: {precision} is near float32",
-            lambda p=precision: it.precision(p),
+            partial(it.precision, precision),
             0.5,
         )
 

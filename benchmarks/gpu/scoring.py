@@ -39,13 +39,8 @@ def score_all(job: Job, run: Run, sizes: Sizes) -> None:
                 if job.left() < 1.1 * taken[shots] * tasks:
                     continue
                 start = time.perf_counter()
-                scores = score(
-                    learner,
-                    run.config | {"seed": seed},
-                    run.data[seed].test,
-                    shots,
-                    tasks,
-                )
+                config, classes = run.config | {"seed": seed}, run.data[seed].test
+                scores = score(learner, config, classes, shots, tasks)
                 spent = (time.perf_counter() - start) / tasks
                 taken[shots] = max(taken[shots], spent)
                 metrics[seed][f"{shots}-shot"] = scores.as_dict()

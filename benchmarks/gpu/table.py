@@ -22,11 +22,14 @@ CONTENDERS = {
     "jax": "JAX",
 }
 TRAININGS = ("train-5way", "train-glyphs", "train-20way")
-SCORES = [
-    (shots, protocol)
+SCORES = {
+    f"{shots}, {word}": (shots, protocol)
     for shots in ("1-shot", "5-shot")
-    for protocol in ("transductive", "non_transductive")
-]
+    for word, protocol in (
+        ("trans.", "transductive"),
+        ("non-trans.", "non_transductive"),
+    )
+}
 
 
 def write_page(folder: Path, page: Path) -> Path:
@@ -104,8 +107,7 @@ def training(found: list[Record]) -> Iterator[str]:
         yield f"Training at full length: {MISSING}."
         return
     lines = [
-        "| row | seeds | meta-steps | minutes | 1-shot, trans. | 1-shot, non-trans."
-        " | 5-shot, trans. | 5-shot, non-trans. | tasks |",
+        f"| row | seeds | meta-steps | minutes | {' | '.join(SCORES)} | tasks |",
         "|---" * 9 + "|",
     ]
     for row in found:
@@ -114,7 +116,7 @@ def training(found: list[Record]) -> Iterator[str]:
         seconds = row["train_seconds"]
         minutes = f"{seconds / 60:.1f}" if seconds is not None else "–"
         cells = [row["row"], str(len(row["seeds"])), steps, minutes]
-        cells += [accuracy(row["metrics"], *which) for which in SCORES]
+        cells += [accuracy(row["metrics"], *which) for which in SCORES.values()]
         lines.append(f"| {' | '.join([*cells, tasks(row['metrics'])])} |")
     yield (
         "Training with all seeds side by side. Accuracy in per cent, mean ± standard"
@@ -138,5 +140,5 @@ def accuracy(metrics: list[Record], shots: str, protocol: str) -> str:
 
 def tasks(metrics: list[Record]) -> str:
     """Return on how many tasks each score rests: the least, where they differ."""
-    counts = [s["tasks"] for which in SCORES for s in _scores(metrics, *which)]
+    counts = [s["tasks"] for which in SCORES.values() for s in _scores(metrics, *which)]
     return f"{min(counts):,}" if counts else "–"
