@@ -38,7 +38,8 @@ class JaxProcess:
             text=True,
         )
         self.lines: queue.Queue[str | None] = queue.Queue()
-        threading.Thread(target=self._read, daemon=True).start()
+        self.reader = threading.Thread(target=self._read, daemon=True)
+        self.reader.start()
 
     def _read(self) -> None:
         assert self.process.stdout is not None
@@ -54,6 +55,11 @@ class JaxProcess:
         self.process.kill()
         with suppress(subprocess.TimeoutExpired):
             self.process.wait(5)
+        self.reader.join(5)
+        for pipe in (self.process.stdin, self.process.stdout):
+            if pipe:
+                with suppress(BrokenPipeError):
+                    pipe.close()
 
     def ask(self, seconds: float, **order: Any) -> Record:
         """Have an order carried out; return the answer.

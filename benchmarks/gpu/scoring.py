@@ -54,7 +54,8 @@ def score_all(job: Job, run: Run, sizes: Sizes) -> None:
                 )
 
     all_of(few)
-    fitting = int(0.9 * job.left() / (len(SEEDS) * sum(taken.values())))
+    all_scores = len(SEEDS) * sum(taken.values())
+    fitting = int(0.9 * job.left() / all_scores) if all_scores else 0
     if not job.dry:
         fitting = fitting // ROUND * ROUND
     if (tasks := min(most, fitting)) > few:

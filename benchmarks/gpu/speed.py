@@ -71,7 +71,7 @@ def empty(cell: Cell) -> Record:
         "flops": flops,
         "contenders": dict.fromkeys(names),
         "jax_compile_seconds": None,
-        "tracebacks": {},
+        "tracebacks": dict.fromkeys(("textbook", *VARIANTS, "turns")),
     }
 
 

@@ -31,9 +31,15 @@ class EnoughError(Exception):
     """Ends a training at a checkpoint."""
 
 
-def measure(job: Job, row: str) -> None:
-    """Fill the report of this stage; README.md names its keys."""
-    sizes = DRY if job.dry else FULL
+def measure(job: Job, row: str, sizes: Sizes | None = None) -> None:
+    """Fill the report of this stage; README.md names its keys.
+
+    Args:
+        job: where, and until when.
+        row: of the book's tables.
+        sizes: None for those of a full or a dry run.
+    """
+    sizes = sizes or (DRY if job.dry else FULL)
     run = prepare(job, row, sizes)
     path = job.folder / CHECKPOINTS
     load_learners(path, run.row, run.learners, run.config)
