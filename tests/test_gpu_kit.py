@@ -116,7 +116,8 @@ def test_what_finds_no_time_says_so(tmp_path: Path) -> None:
     late = python("late", "1 / 0", 30.0)
     slow, skipped = run_all([sleep, late], tmp_path, 7.4)
     assert slow["status"] == "killed"
-    assert (skipped["status"], skipped["reason"]) == ("skipped", "7 s were left")
+    assert skipped["status"] == "skipped"
+    assert skipped["reason"] in {f"{n} s were left" for n in range(8)}
     assert skipped["result"] is None
 
 
@@ -141,7 +142,7 @@ def test_without_a_gpu_a_stage_says_so(tmp_path: Path) -> None:
 
 def test_less_time_is_less_for_all_and_more_is_for_the_last(tmp_path: Path) -> None:
     def limits(minutes: float) -> list[float]:
-        return [s.seconds for s in stages(tmp_path, 60 * minutes, dry=True)]
+        return [s.seconds for s in stages(tmp_path, 60 * minutes, dry=False)]
 
     assert limits(8) == limits(20) == list(STAGES.values())
     assert limits(4)[:-1] == [seconds / 2 for seconds in limits(8)[:-1]]
@@ -217,16 +218,20 @@ SIZES = seeds.Sizes(
 )
 
 
-def trained(folder: Path, *deadlines: float) -> tuple[dict[str, Any], dict[str, bytes]]:
-    """Train with a deadline, and again; return the last result and the checkpoints."""
+def trained(
+    folder: Path, *deadlines: float
+) -> tuple[list[dict[str, Any]], dict[str, bytes]]:
+    """Train with a deadline, and again; return the results and the checkpoints."""
     folder.mkdir()
+    results = []
     for seconds in deadlines:
         report = Report(folder / "x.json")
         job = Job(report, folder, CPU, True, time.time() + seconds)
         training.measure(job, "glyphs-5way", SIZES)
+        results.append(read(folder / "x.json")["result"])
     with zipfile.ZipFile(folder / training.CHECKPOINTS) as file:
         phi = {name: file.read(name) for name in file.namelist()}
-    return read(folder / "x.json")["result"], phi
+    return results, phi
 
 
 def tensors(checkpoint: bytes) -> bytes:
@@ -234,14 +239,14 @@ def tensors(checkpoint: bytes) -> bytes:
     return checkpoint[8 + int.from_bytes(checkpoint[:8], "little") :]
 
 
+@pytest.mark.slow
 def test_time_that_runs_out_is_told_and_training_goes_on(tmp_path: Path) -> None:
-    stopped, _ = trained(tmp_path / "stopped", -1.0)
+    (stopped, resumed), phi = trained(tmp_path / "resumed", -1.0, 600.0)
+    (whole,), expected = trained(tmp_path / "whole", 600.0)
     assert 2 < stopped["meta_steps_done"] < 8
     assert stopped["complete"] is False
-    assert [seed["1-shot"] for seed in stopped["metrics"]] in ([None] * 3, [])
-    resumed, phi = trained(tmp_path / "resumed", -1.0, 60.0)
-    whole, expected = trained(tmp_path / "whole", 60.0)
-    assert 2 < resumed["resumed_from"] < 8
+    assert stopped["metrics"] == []
+    assert resumed["resumed_from"] == stopped["meta_steps_done"]
     assert whole["resumed_from"] == 0
     assert resumed["complete"] is whole["complete"] is True
     assert phi.keys() == {f"glyphs-5way/seed-{seed}.safetensors" for seed in range(3)}

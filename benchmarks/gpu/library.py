@@ -131,7 +131,8 @@ def load_learners(
         if not set(names) <= set(file.namelist()):
             return False
         for seed, learner in enumerate(learners):
-            one = Path(place, "one.safetensors")
+            # A file each: what is restored may still be mapped to it.
+            one = Path(place, f"{seed}.safetensors")
             one.write_bytes(file.read(names[seed]))
             runs.check_same(config | {"seed": seed}, runs.settings(one))
             learner.restore(one)

@@ -21,6 +21,10 @@ STAGES = {
 """Seconds that a stage may take."""
 
 
+DRY = 180.0
+"""Seconds that each may take at tiny sizes, on a machine that has others to serve."""
+
+
 def stages(
     folder: Path, seconds: float, only: Collection[str] | None = None, *, dry: bool
 ) -> list[Stage]:
@@ -33,10 +37,11 @@ def stages(
         dry: on the CPU, at tiny sizes.
     """
     scale = min(1.0, seconds / (60 * MINUTES))
+    limits = dict.fromkeys(STAGES, DRY) if dry else STAGES
     command = [sys.executable, "-u", "-m", "benchmarks.gpu.stage"]
     options = ["--out", str(folder)] + (["--dry"] if dry else [])
     return [
         Stage(name, [*command, name, *options], scale * limit)
-        for name, limit in STAGES.items()
+        for name, limit in limits.items()
         if not only or name in only
     ]
