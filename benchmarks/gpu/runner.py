@@ -54,6 +54,7 @@ def run_all(stages: Sequence[Stage], folder: Path, seconds: float) -> list[Recor
     end = time.monotonic() + seconds
     records = []
     for stage in stages:
+        (folder / f"{stage.name}.json").unlink(missing_ok=True)  # of an earlier run
         limit = min(stage.seconds, end - time.monotonic())
         if limit < min(LEAST, stage.seconds):
             reason = f"{max(0.0, limit):.0f} s were left"
@@ -67,7 +68,6 @@ def run_all(stages: Sequence[Stage], folder: Path, seconds: float) -> list[Recor
 
 def run(stage: Stage, folder: Path, limit: float) -> Record:
     """Run one stage for at most `limit` seconds; return what its file holds."""
-    (folder / f"{stage.name}.json").unlink(missing_ok=True)
     began = time.monotonic()
     deadline = ["--deadline", str(time.time() + max(limit - GRACE, limit / 2))]
     with tempfile.TemporaryFile() as errors:
