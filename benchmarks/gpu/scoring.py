@@ -22,16 +22,22 @@ def seconds_per_task(run: Run, sizes: Sizes) -> dict[int, float]:
     return found
 
 
-def score_all(job: Job, run: Run, sizes: Sizes) -> None:
+def score_all(job: Job, run: Run, sizes: Sizes, rate: dict[int, float]) -> None:
     """Score all seeds, 1-shot and 5-shot, under both protocols; report as it gets on.
 
     A score that finds no time stays None, or that of fewer tasks.
+
+    Args:
+        job: its time and its report.
+        run: what is scored.
+        sizes: how many tasks.
+        rate: seconds per task by shots, as far as known; else 0.
     """
     began, few, most = time.perf_counter(), *sizes.tasks
     metrics: list[Record] = [
         {"seed": seed} | {f"{shots}-shot": None for shots in SHOTS} for seed in SEEDS
     ]
-    taken: dict[int, float] = dict.fromkeys(SHOTS, 0.0)  # seconds a task, the longest
+    taken = dict(rate)  # in the end the longest seen
 
     def all_of(tasks: int) -> None:
         for shots in SHOTS:

@@ -10,6 +10,7 @@ from contextlib import suppress
 
 from benchmarks.gpu.job import Job
 from benchmarks.gpu.library import (
+    SHOTS,
     circumstances,
     load_learners,
     peak_memory_mb,
@@ -44,7 +45,7 @@ def measure(job: Job, row: str, sizes: Sizes | None = None) -> None:
     path = job.folder / CHECKPOINTS
     load_learners(path, run.row, run.learners, run.config)
     job.report.add(**about(job, run, resumed_from=run.done))
-    total = job.left()
+    total, rate = job.left(), dict.fromkeys(SHOTS, 0.0)
     if run.done < run.config["meta_steps"]:
         seen = canary(run, sizes)
         job.report.add(canary=seen, **progress(job, run))
@@ -59,7 +60,7 @@ def measure(job: Job, row: str, sizes: Sizes | None = None) -> None:
         save_learners(path, run.row, run.learners, run.config)
     job.report.add(**progress(job, run))
     print(f"  {run.row}: {run.done} of {run.config['meta_steps']} meta-steps")
-    score_all(job, run, sizes)
+    score_all(job, run, sizes, rate)
 
 
 def about(job: Job, run: Run, resumed_from: int) -> Record:
@@ -74,7 +75,6 @@ def about(job: Job, run: Run, resumed_from: int) -> Record:
         "score_seconds_per_task": None,
         "reserved_seconds": None,
         **progress(job, run),
-        "history": [],
         "metrics": [],
         "evaluate_seconds": None,
     }
