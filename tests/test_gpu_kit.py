@@ -272,6 +272,24 @@ def test_checkpoints_of_other_rows_stay_and_of_other_settings_are_refused(
         load_learners(path, "one", run.learners, run.config | {"lr": 0.5})
 
 
+def test_without_omniglot_its_rows_are_of_glyphs_and_called_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("REPTILE_CACHE", str(tmp_path))
+    monkeypatch.delenv("REPTILE_DATA", raising=False)
+    job = Job(Report(tmp_path / "x"), tmp_path, CPU, True, 0.0)
+    run = seeds.prepare(job, "omniglot-5way", SIZES)
+    assert (run.row, run.config["data"]) == ("glyphs-5way-6", "glyphs")
+
+
+@pytest.mark.needs_data("omniglot")
+def test_each_seed_has_a_split_of_omniglot_of_its_own(tmp_path: Path) -> None:
+    job = Job(Report(tmp_path / "x"), tmp_path, CPU, True, 0.0)
+    run = seeds.prepare(job, "omniglot-5way", SIZES)
+    assert run.row == "omniglot-5way"
+    assert len({split.test.names for split in run.data}) == 3
+
+
 # --- a whole run
 
 
