@@ -239,6 +239,14 @@ def tensors(checkpoint: bytes) -> bytes:
     return checkpoint[8 + int.from_bytes(checkpoint[:8], "little") :]
 
 
+def test_a_training_that_can_end_comes_before_scores() -> None:
+    assert training.reserve(200, training=100, scoring=60, least=30) == 60
+    assert training.reserve(200, training=160, scoring=60, least=30) == 40
+    assert training.reserve(200, training=190, scoring=60, least=30) == 30
+    assert training.reserve(200, training=900, scoring=60, least=30) == 30
+    assert training.reserve(200, training=900, scoring=20, least=30) == 20
+
+
 @pytest.mark.slow
 def test_time_that_runs_out_is_told_and_training_goes_on(tmp_path: Path) -> None:
     (stopped, resumed), phi = trained(tmp_path / "resumed", -1.0, 600.0)

@@ -40,7 +40,7 @@ DRY = Sizes(
     canary=2,
     every=2,
     checkpoint_seconds=0.0,
-    tasks=(2, 3),
+    tasks=(1, 2),
     warm_up=(1, 1),
     changed={
         "meta_steps": 4,

@@ -21,8 +21,8 @@ from benchmarks.gpu.scoring import score_all, seconds_per_task
 from benchmarks.gpu.seeds import DRY, FULL, SEEDS, Run, Sizes, prepare
 
 CHECKPOINTS = "checkpoints.zip"
-SCORING = 0.4
-"""The largest share of the time that is kept for scoring, whatever it takes."""
+SCORING = 0.15
+"""The share of the time that is kept for scoring, where not all of it fits."""
 
 LOOK = 5.0
 """Seconds between two looks at the clock, at most."""
@@ -51,7 +51,9 @@ def measure(job: Job, row: str, sizes: Sizes | None = None) -> None:
         job.report.add(canary=seen, **progress(job, run))
         rate = seconds_per_task(run, sizes)
         needed = 1.1 * len(SEEDS) * sum(rate.values()) * sizes.tasks[1]
-        reserved = min(needed, SCORING * total)
+        steps = run.config["meta_steps"] - run.done
+        training = 1.05 * steps * seen["seconds_per_meta_step"]
+        reserved = reserve(job.left(), training, needed, SCORING * total)
         job.report.add(
             score_seconds_per_task={f"{shots}-shot": s for shots, s in rate.items()},
             reserved_seconds=reserved,
@@ -61,6 +63,20 @@ def measure(job: Job, row: str, sizes: Sizes | None = None) -> None:
     job.report.add(**progress(job, run))
     print(f"  {run.row}: {run.done} of {run.config['meta_steps']} meta-steps")
     score_all(job, run, sizes, rate)
+
+
+def reserve(left: float, training: float, scoring: float, least: float) -> float:
+    """Return how many of the seconds that are left to keep for scoring.
+
+    A training that ends comes first: its checkpoints can still be scored elsewhere.
+
+    Args:
+        left: seconds for both.
+        training: what the rest of the training will take.
+        scoring: what all scores will take.
+        least: to keep for scores if scoring takes as long.
+    """
+    return min(scoring, max(least, left - training))
 
 
 def about(job: Job, run: Run, resumed_from: int) -> Record:
