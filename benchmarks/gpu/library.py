@@ -64,8 +64,8 @@ def load_data(config: Config) -> Splits:
 def has_omniglot() -> bool:
     """Say whether Omniglot can be loaded without a network."""
     data = Path(os.environ.get("REPTILE_DATA") or os.devnull, "omniglot")
-    cache = Path(os.environ.get("REPTILE_CACHE") or os.devnull, "omniglot.npz")
-    return cache.is_file() or data.is_dir()
+    cache = os.environ.get("REPTILE_CACHE") or Path.home() / ".cache" / "reptile_lib"
+    return Path(cache, "omniglot.npz").is_file() or data.is_dir()
 
 
 def training_classes(data: Splits) -> Classes:
