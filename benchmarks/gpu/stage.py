@@ -9,9 +9,6 @@ import time
 import traceback
 from pathlib import Path
 
-import torch
-
-from benchmarks.gpu.job import Job, find_device
 from benchmarks.gpu.record import Report
 
 # Name -> module with `measure(job, *arguments)`. A stage imports its own alone: what is
@@ -39,7 +36,11 @@ def main() -> int:
     hanging = max(0.5, options.deadline - time.time() + 1)
     faulthandler.dump_traceback_later(hanging)
     report = Report(options.out / f"{options.name}.json")
-    try:
+    try:  # already to import torch can fail, or hang
+        import torch
+
+        from benchmarks.gpu.job import Job, find_device
+
         device = find_device(options.dry)
         # As `fit` has it: else the textbook loop's convolutions round to 10 bits.
         torch.backends.cudnn.allow_tf32 = False
