@@ -29,7 +29,7 @@ from reptile_lib.fast.choose import (
     stacking_told,
     written_engine,
 )
-from reptile_lib.fast.graphs import captured
+from reptile_lib.fast.graphs import captured, rates_on
 from reptile_lib.fast.torch_settings import Precision, precise
 from reptile_lib.inner import InnerOptimizer, Moments, State
 from reptile_lib.inner_loop import InnerLoop
@@ -295,8 +295,9 @@ class MetaLearner:
 
         on_gpu = self.phi.device.type == "cuda"
         replayed = self.recorded and self.engine == "stacked" and on_gpu
+        inner = rates_on(self.inner, self.phi) if replayed else self.inner
         return Training(
-            InnerLoop(kernel, self.inner),
+            InnerLoop(kernel, inner),
             captured(self.rule) if replayed else self.rule,
             tasks,
             self.team,

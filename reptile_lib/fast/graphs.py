@@ -6,13 +6,14 @@ into buffers before, and outputs out of them after.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from reptile_lib.inner import State
+from reptile_lib.errors import UserError
+from reptile_lib.inner import InnerOptimizer, State
 from reptile_lib.inner_loop import InnerLoop
 from reptile_lib.meta import Rule, Target
 from reptile_lib.tasks import Episodes
@@ -42,17 +43,33 @@ def captured(rule: Rule) -> Rule:
     def replayed(
         U: InnerLoop, phi: Tensor, tasks: Episodes, state: State | None
     ) -> Target:
-        inputs, spec = pytree.tree_flatten((phi, tasks, state))
+        # to flatten, None would be a leaf, as a tensor is
+        inputs, spec = pytree.tree_flatten((phi, tasks, state or {}))
 
         def function(tensors: list[Tensor]) -> Target:
-            return rule(U, *pytree.tree_unflatten(tensors, spec))
+            phi, tasks, state = pytree.tree_unflatten(tensors, spec)
+            return rule(U, phi, tasks, state or None)
 
-        key = (spec, *(x.shape for x in inputs))
+        key = (str(spec), *(x.shape for x in inputs))
         if key not in recordings:
             recordings[key] = Recording(function, [x.clone() for x in inputs])
         return _run(recordings[key], inputs)
 
     return replayed
+
+
+def rates_on(inner: InnerOptimizer, like: Tensor) -> InnerOptimizer:
+    """Return an optimiser with its rates where `like` is, if they are a tensor.
+
+    A graph cannot fetch them from the CPU's memory. One's own optimiser, which is not
+    known at another rate, stays as it is.
+    """
+    if not isinstance(inner.lr, Tensor):
+        return inner
+    try:
+        return replace(inner.at(inner.lr.to(like)), stop=inner.stop)
+    except UserError:
+        return inner
 
 
 def _run(recording: Recording, inputs: list[Tensor]) -> Target:
