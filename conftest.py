@@ -12,6 +12,7 @@ integration) every skip whose reason names REPTILE_DATA is a failure.
 
 import json
 import os
+from collections.abc import Generator
 from functools import cache
 from pathlib import Path
 
@@ -23,13 +24,13 @@ os.environ.setdefault("REPTILE_GPUS", os.environ.get("CUDA_VISIBLE_DEVICES", "al
 os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 
-def pytest_configure(config):
+def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
         "markers", "needs_data(*names): skip where one of these data sets is missing"
     )
 
 
-def has_data(name):
+def has_data(name: str) -> bool:
     """Say whether the data set is in $REPTILE_DATA or in the download cache."""
     root = os.environ.get("REPTILE_DATA")
     if root and (Path(root) / name).is_dir():
@@ -39,19 +40,19 @@ def has_data(name):
 
 
 @cache
-def data_of_notebook(path):
+def data_of_notebook(path: Path) -> tuple[str, ...]:
     metadata = json.loads(path.read_text(encoding="utf-8"))["metadata"]
     return tuple(metadata.get("reptile", {}).get("data", ()))
 
 
-def data_of(item):
+def data_of(item: pytest.Item) -> tuple[str, ...]:
     if item.path.suffix == ".ipynb":
         return data_of_notebook(item.path)
     return tuple(n for mark in item.iter_markers("needs_data") for n in mark.args)
 
 
 @pytest.hookimpl(tryfirst=True)
-def pytest_runtest_setup(item):
+def pytest_runtest_setup(item: pytest.Item) -> None:
     missing = [name for name in data_of(item) if not has_data(name)]
     if missing:
         pytest.skip(
@@ -62,7 +63,9 @@ def pytest_runtest_setup(item):
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(item, call):
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     report = yield
     required = os.environ.get("REPTILE_REQUIRE_DATA") == "1"
     if required and report.skipped and "REPTILE_DATA" in (why := str(report.longrepr)):

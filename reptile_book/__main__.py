@@ -9,20 +9,21 @@ import argparse
 import sys
 from pathlib import Path
 
-from reptile_book import records, reproduce, rows, sine_row
+from reptile_book import records, reproduce, rows
 from reptile_lib.errors import UserError
-from reptile_lib.parallel.team import say
-from reptile_lib.runs.cli import command, execute, several_processes
+from reptile_lib.runs.cli import command, execute, plain_output, several_processes
 from reptile_lib.runs.settings import Settings
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run a command; return 0, 2 for a user's mistake, or 130 for Ctrl-C."""
+    plain_output()
     arguments = sys.argv[1:] if arguments is None else arguments
-    return execute(main, _parser().parse_args(arguments), arguments)
+    return execute(main, parser().parse_args(arguments), arguments)
 
 
-def _parser() -> argparse.ArgumentParser:
+def parser() -> argparse.ArgumentParser:
+    """Return what reads the command line."""
     parser = argparse.ArgumentParser(prog="python -m reptile_book", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
@@ -54,16 +55,14 @@ def _reproduce(options: argparse.Namespace) -> records.Record:
         seeds = [int(seed) for seed in options.seeds.split(",")]
     except ValueError as error:
         raise UserError(f"--seeds {options.seeds}: give numbers like 0,1,2") from error
-    where = options.budget, options.results
-    if len(seeds) > 1:  # a stopped command goes on with those that are left
-        done = [s for s in seeds if reproduce.is_recorded(options.row, s, *where)]
-        if done and (left := [s for s in seeds if s not in done]):
-            say(f"recorded already: {', '.join(f'seed-{seed}' for seed in done)}")
-            seeds = left
-    how = {"device": options.device, "progress": not options.quiet}
-    if options.row == "sine":
-        sine_row.train_together(seeds, *where, **how)
-    made = [reproduce.reproduce(options.row, seed, *where, **how) for seed in seeds]
+    made = reproduce.several(
+        options.row,
+        seeds,
+        options.budget,
+        options.results,
+        device=options.device,
+        progress=not options.quiet,
+    )
     return {"records": made}
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from reptile_book import headline, records, rows, sine_row
-from reptile_book.rows import SHOTS, Budget, row_name
+from reptile_book.rows import SHOTS, Budget, Changes, row_name
 from reptile_lib.device import find_device, peak_memory_mb
 from reptile_lib.errors import UserError
 from reptile_lib.inner import Moments
@@ -26,6 +26,32 @@ from reptile_lib.storage.files import written_whole
 from reptile_lib.tasks import FewShotTasks
 
 
+def several(
+    row: str,
+    seeds: list[int],
+    budget: Budget = "full",
+    folder: Path = Path("results"),
+    *,
+    device: str = "auto",
+    progress: bool = False,
+    trial: Changes | None = None,
+) -> list[records.Record]:
+    """Do as `reproduce` for some seeds; a stopped command goes on with those left.
+
+    Raises:
+        UserError: as `reproduce`.
+    """
+    if len(seeds) > 1:
+        done = [s for s in seeds if is_recorded(row, s, budget, folder, trial)]
+        if done and (left := [s for s in seeds if s not in done]):
+            say(f"recorded already: {', '.join(f'seed-{seed}' for seed in done)}")
+            seeds = left
+    how: dict[str, Any] = {"device": device, "progress": progress, "trial": trial}
+    if row == "sine":
+        sine_row.train_together(seeds, budget, folder, **how)
+    return [reproduce(row, seed, budget, folder, **how) for seed in seeds]
+
+
 def reproduce(
     row: str,
     seed: int,
@@ -34,11 +60,13 @@ def reproduce(
     *,
     device: str = "auto",
     progress: bool = False,
+    trial: Changes | None = None,
 ) -> records.Record:
     """Train, evaluate and record one seed of a row; a stopped run is continued.
 
     A short budget is a row of its own, `<row>-short`: its numbers are not the paper's.
-    It is also scored with the other choice of `moments` in evaluation.
+    It is also scored with the other choice of `moments` in evaluation. `trial` changes
+    some settings, to try the row out.
 
     Raises:
         UserError: there is no such row, it is recorded already, another process is at
@@ -49,30 +77,43 @@ def reproduce(
         folder / name / f"seed-{seed}.json",
         folder / name / f"run-{seed}",
     )
-    if is_recorded(row, seed, budget, folder):
+    if is_recorded(row, seed, budget, folder, trial):
         raise UserError(f"{path} is recorded already; delete it to run it again")
 
     with one_run.held(folder_of_run):
         made = _record(
-            row, seed, budget, folder_of_run, device=device, progress=progress
+            row,
+            seed,
+            budget,
+            folder_of_run,
+            device=device,
+            progress=progress,
+            trial=trial,
         )
         here().first_alone(lambda: _keep(made, path, folder_of_run))
     return made
 
 
 def _record(
-    row: str, seed: int, budget: Budget, folder: Path, *, device: str, progress: bool
+    row: str,
+    seed: int,
+    budget: Budget,
+    folder: Path,
+    *,
+    device: str,
+    progress: bool,
+    trial: Changes | None,
 ) -> records.Record:
     """Train in `folder`, evaluate, and return what is to be recorded."""
-    name, config = row_name(row, budget), rows.config(row, budget, seed)
+    name, config = row_name(row, budget), rows.config(row, budget, seed, trial)
     made_with = records.circumstances(find_device(device))  # before a change of files
     how: dict[str, Any] = {"device": device, "progress": progress}
     if row == "sine":
-        sine = rows.sine_settings(budget, seed)
+        sine = rows.sine_settings(budget, seed, trial)
         learner, measured = sine_row.measure(sine, folder, name, **how)
     else:
         both = budget == "short"
-        found = rows.settings(row, budget, seed)
+        found = rows.settings(row, budget, seed, trial)
         learner, measured = _few_shot(found, folder, name, switched=both, **how)
     return {
         "row": name,
@@ -102,7 +143,11 @@ def _keep(record: records.Record, path: Path, run: Path) -> None:
 
 
 def is_recorded(
-    row: str, seed: int, budget: Budget = "full", folder: Path = Path("results")
+    row: str,
+    seed: int,
+    budget: Budget = "full",
+    folder: Path = Path("results"),
+    trial: Changes | None = None,
 ) -> bool:
     """Say whether there is a record of a seed; of several processes, the first looks.
 
@@ -110,7 +155,7 @@ def is_recorded(
         UserError: there is no such row, the record is of another configuration, or
             it is damaged.
     """
-    config = rows.config(row, budget, seed)
+    config = rows.config(row, budget, seed, trial)
     path = folder / row_name(row, budget) / f"seed-{seed}.json"
 
     def look() -> bool:

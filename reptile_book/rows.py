@@ -65,35 +65,43 @@ class SineSettings:
 SHOTS = (1, 5)
 
 
-def _changes(row: str, budget: Budget, seed: int) -> dict[str, Any]:
+def _changes(
+    row: str, budget: Budget, seed: int, trial: Changes | None
+) -> dict[str, Any]:
     if row not in ROWS:
         raise UserError(f"unknown row {row!r}; choose one of {', '.join(ROWS)}")
-    return {**ROWS[row], **BUDGETS[budget], "seed": seed}
+    return {**ROWS[row], **BUDGETS[budget], **(trial or {}), "seed": seed}
 
 
-def settings(row: str, budget: Budget, seed: int) -> Settings:
-    """Return the settings of a few-shot row.
+def settings(
+    row: str, budget: Budget, seed: int, trial: Changes | None = None
+) -> Settings:
+    """Return the settings of a few-shot row; `trial` changes some, to try it out.
 
     Raises:
         UserError: there is no such row.
     """
-    return complete(_changes(row, budget, seed))
+    return complete(_changes(row, budget, seed, trial))
 
 
-def sine_settings(budget: Budget, seed: int) -> SineSettings:
+def sine_settings(
+    budget: Budget, seed: int, trial: Changes | None = None
+) -> SineSettings:
     """Return the settings of the sine row."""
-    return SineSettings(**_changes("sine", budget, seed))
+    return SineSettings(**_changes("sine", budget, seed, trial))
 
 
-def config(row: str, budget: Budget, seed: int) -> dict[str, Any]:
+def config(
+    row: str, budget: Budget, seed: int, trial: Changes | None = None
+) -> dict[str, Any]:
     """Return the settings of any row as JSON values.
 
     Raises:
         UserError: there is no such row.
     """
     if row == "sine":
-        return sine_settings(budget, seed).as_dict()
-    return settings(row, budget, seed).as_dict()
+        return sine_settings(budget, seed, trial).as_dict()
+    return settings(row, budget, seed, trial).as_dict()
 
 
 def row_name(row: str, budget: Budget) -> str:

@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from reptile_book import records
-from reptile_book.rows import Budget, SineSettings, row_name, sine_settings
+from reptile_book.rows import Budget, Changes, SineSettings, row_name, sine_settings
 from reptile_lib.errors import UserError
 from reptile_lib.evaluation import adaptation_curve
 from reptile_lib.inner import sgd
@@ -33,6 +33,7 @@ def train_together(
     *,
     device: str = "auto",
     progress: bool = False,
+    trial: Changes | None = None,
 ) -> None:
     """Train those seeds that have not begun as one stack, which a small network repays.
 
@@ -50,9 +51,9 @@ def train_together(
     ]
     if len(fresh) < 2 or here().size > 1:
         return
-    configs = [sine_settings(budget, seed) for seed in fresh]
+    configs = [sine_settings(budget, seed, trial) for seed in fresh]
     first = configs[0]
-    learners = [_learner(own, device) for own in configs]
+    learners = [learner_of(own, device) for own in configs]
 
     def save() -> None:
         for learner, own in zip(learners, configs, strict=True):
@@ -81,7 +82,8 @@ def _tasks(config: SineSettings) -> Tasks:
     return Sine(points=config.train_points)
 
 
-def _learner(config: SineSettings, device: str) -> MetaLearner:
+def learner_of(config: SineSettings, device: str) -> MetaLearner:
+    """Return the untrained learner of the row."""
     return Reptile(
         mlp(*config.sizes, activation=nn.Tanh, seed=config.seed),
         inner=sgd(config.lr),
@@ -101,7 +103,7 @@ def measure(
     progress: bool,
 ) -> tuple[MetaLearner, records.Record]:
     """Train on sine waves and measure the loss after some inner steps."""
-    learner = _learner(config, device)
+    learner = learner_of(config, device)
     path = run / CHECKPOINT
 
     def restore() -> None:

@@ -139,6 +139,14 @@ def evaluate(
     Raises:
         UserError: the model does not fit the tasks, `count` is below one, or tasks
             diverge.
+
+    >>> from reptile_lib import Examples, FewShotTasks, Reptile, mlp, sgd
+    >>> numbers = torch.tensor([[[-1.0], [-2.0]], [[1.0], [2.0]]])
+    >>> tasks = FewShotTasks(Examples(numbers, ("below", "above")), ways=2, shots=1)
+    >>> learner = Reptile(mlp(1, 2), sgd(lr=1.0), inner_steps=5)
+    >>> print(evaluate(learner, tasks, inner_steps=20, count=30))
+    transductive:     100.0 ± 0.0 % (30 tasks)
+    non-transductive: 100.0 ± 0.0 % (30 tasks)
     """
     batch: int | Literal["learner"] = "learner" if inner_batch is None else inner_batch
     adapting = _Adapting(learner, tasks, inner_steps, batch, seed, stream, moments)
@@ -251,8 +259,8 @@ class _Adapting:
         phi, state = learner.state.phi, learner.state.inner_state
         carried = (self.moments or learner.moments) == "carry"
         start = reordered(state, phi, kernel.pack) if carried and state else None
+        learner.check(self.tasks)
         tasks = self.tasks.to(phi.device)
-        learner.check(tasks)
         for first in range(0, len(mine), at_once):
             who = draws(
                 self.seed,

@@ -168,7 +168,12 @@ def _subtract(theta: Tensor, lr: Rate, state: State, direction: Tensor) -> None:
 
 @cache  # like those below, one object for equal settings
 def sgd(lr: Rate) -> InnerOptimizer:
-    """Minibatch gradient descent: θ ← θ − α g."""
+    """Minibatch gradient descent: θ ← θ − α g.
+
+    >>> inner, theta = sgd(lr=0.5), torch.tensor([1.0, 2.0])
+    >>> inner.update(torch.tensor([1.0, -1.0]), inner.init(theta), theta)
+    (tensor([0.5000, 2.5000]), {})
+    """
     _check_rate("sgd", lr)
 
     def update(g: Tensor, state: State, theta: Tensor) -> tuple[Tensor, State]:
@@ -222,6 +227,14 @@ def adam(
     """Adam (Kingma & Ba 2015, algorithm 1); β₁ = 0 is the Reptile authors' setting.
 
     With β₁ = 0 the first moment is the gradient itself and is not stored.
+
+    >>> inner, theta = adam(lr=0.1), torch.tensor([1.0, 2.0])
+    >>> state = inner.init(theta)
+    >>> theta, state = inner.update(torch.tensor([3.0, -0.2]), state, theta)
+    >>> theta  # the first step has the length of the rate, whatever the gradient
+    tensor([0.9000, 2.1000])
+    >>> sorted(state)
+    ['step', 'v']
     """
     _check_rate("adam", lr)
     return _adam(lr, *betas, eps)

@@ -113,6 +113,19 @@ def adapt(
         order: [n, k, b].
         inner: the inner optimiser.
         state: where the optimiser starts, shaped as φ is; as it begins, if None.
+
+    >>> from reptile_lib import mlp, sgd
+    >>> from reptile_lib.kernel import of_model
+    >>> from reptile_lib.params import ravel
+    >>> model = mlp(1, 1)  # θ = (w, b), and every task asks for 0 at x = 1
+    >>> kernel = of_model(model, torch.nn.functional.mse_loss)
+    >>> support = Batch(torch.ones(3, 1, 1), torch.zeros(3, 1, 1))
+    >>> order = torch.zeros(3, 5, 1, dtype=torch.int64)  # 3 tasks, 5 steps, 1 example
+    >>> found = adapt(kernel, ravel(model), support, order, sgd(0.25))
+    >>> found.theta.shape, found.losses.shape, found.steps
+    (torch.Size([3, 2]), torch.Size([3, 5]), tensor([5, 5, 5]))
+    >>> bool((found.theta.sum(1).abs() < 1e-6).all())  # w + b, after the first step
+    True
     """
     start = reordered(state, phi, kernel.pack) if state else None
     found = InnerLoop(kernel, inner)(kernel.pack(phi), support, order, start)

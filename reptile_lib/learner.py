@@ -84,6 +84,13 @@ class MetaLearner:
         compiled: whether the inner steps of Conv4 are compiled. It takes half a minute
             and a C++ compiler, and then a fifth less time on a CPU.
         recorded: whether a GPU records meta-steps and replays them (CUDA graphs).
+
+    >>> from reptile_lib import Reptile, Sine, linear, mlp, sgd
+    >>> model = mlp(1, 64, 64, 1)
+    >>> learner = Reptile(model, sgd(lr=0.02), inner_steps=3, criterion=F.mse_loss)
+    >>> learner.fit(Sine(), meta_steps=4, epsilon=linear(1.0, 0.0))
+    >>> learner.phi.shape, [row["epsilon"] for row in learner.history]
+    (torch.Size([4353]), [1.0, 0.75, 0.5, 0.25])
     """
 
     model: nn.Module
@@ -122,6 +129,8 @@ class MetaLearner:
             "at_once": self.at_once,
         }
         for amount, given in least.items():
+            if not isinstance(given, int):
+                raise UserError(f"{amount} = {given!r} is no whole number; give an int")
             if given < 1:
                 raise UserError(f"{amount} = {given}; give at least 1")
         for name, value, kind in (

@@ -159,6 +159,10 @@ class Training:
     at_once: int = 256
     """Tasks held at a time: bounds memory, and how late a NaN is noticed."""
 
+    def __post_init__(self) -> None:
+        """Raise UserError for a seed out of range, before anything is done."""
+        draws(self.seed, TRAIN, range(0), range(0), torch.device("cpu"))
+
     def drawn(self, steps: range, now: MetaState) -> Iterator[Iterator[Episodes]]:
         """Yield for each meta-step this process's tasks, in parts."""
 

@@ -17,7 +17,12 @@ def constant(epsilon: float) -> Schedule:
 
 
 def linear(start: float, end: float) -> Schedule:
-    """Move ε from `start` to `end` in equal steps; the paper's schedule is 1 to 0."""
+    """Move ε from `start` to `end` in equal steps; the paper's schedule is 1 to 0.
+
+    >>> epsilon = linear(1.0, 0.0)
+    >>> [epsilon(done) for done in (0.0, 0.25, 0.5)]
+    [1.0, 0.75, 0.5]
+    """
     for epsilon in (start, end):
         if not math.isfinite(epsilon) or epsilon < 0:
             raise UserError(f"epsilon = {epsilon}; give a number that is not negative")

@@ -95,7 +95,7 @@ def minibatches(
     return episodes._replace(order=order)
 
 
-def draw(
+def draw_tasks(
     tasks: Tasks,
     count: int = 1,
     seed: int = 0,
@@ -113,10 +113,17 @@ def draw(
         stream: `rng.TRAIN`, `VALIDATE` or `TEST`.
         inner_steps: k, minibatches a task.
         inner_batch: examples a minibatch; None takes the whole support set.
+
+    >>> tasks = draw(Sine(points=10), 3, inner_steps=5, inner_batch=4)
+    >>> tasks.support.x.shape, tasks.query.y.shape, tasks.order.shape
+    (torch.Size([3, 10, 1]), torch.Size([3, 100, 1]), torch.Size([3, 5, 4]))
     """
     cpu = torch.device("cpu")
     who = draws(seed, stream, range(1), range(count), cpu)
     return minibatches(tasks.to(cpu).sample(who), who, inner_steps, inner_batch)
+
+
+draw = draw_tasks  # a function here, and a method of the distributions below
 
 
 def in_parts(
@@ -160,10 +167,16 @@ class Sine:
 
     Amplitude a ~ U[0.1, 5], phase b ~ U[0, 2π], support inputs x ~ U[−5, 5]. The query
     set is an even grid over [−5, 5], so that query losses are integrals, not samples.
+
+    >>> support, query, _ = draw(Sine(points=10, query_points=5))
+    >>> support.x.shape, query.x.flatten()
+    (torch.Size([1, 10, 1]), tensor([-5.0000, -2.5000,  0.0000,  2.5000,  5.0000]))
     """
 
     points: int = 10
     query_points: int = 100
+
+    draw = draw_tasks
 
     def __post_init__(self) -> None:
         """Raise UserError for fewer than one point."""
@@ -195,12 +208,20 @@ class FewShotTasks:
     Each task picks `ways` classes, numbers them at random, and takes `shots` examples
     of each for the support set and `query_shots` others for the query set. Pixels are
     scaled to [0, 1]; ink is 0, as in the Reptile authors' code.
+
+    >>> from reptile_lib import load
+    >>> tasks = FewShotTasks(load("glyphs").train, ways=3, shots=2)
+    >>> support, query, _ = draw(tasks)
+    >>> support.x.shape, support.y, query.y
+    (torch.Size([1, 6, 1, 28, 28]), tensor([[0, 0, 1, 1, 2, 2]]), tensor([[0, 1, 2]]))
     """
 
     classes: Examples
     ways: int
     shots: int
     query_shots: int = 1
+
+    draw = draw_tasks
 
     def __post_init__(self) -> None:
         """Raise UserError if the classes or their examples do not suffice."""
@@ -268,6 +289,8 @@ class GroupTasks:
     group: Tensor
     shots: int
     query_shots: int = 1
+
+    draw = draw_tasks
 
     def __post_init__(self) -> None:
         """Raise UserError if rows do not fit together, or a group has too few."""

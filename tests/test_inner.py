@@ -1,190 +1,33 @@
-"""Inner loops of many tasks at once, against the serial textbook loop."""
+"""Inner optimisers and rules that stop, in the head; `test_kernels` runs the loops."""
 
-from collections.abc import Callable, Iterable
-from typing import Any
+import copy
+import pickle
+from collections.abc import Callable
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
-from reptile_lib import Batch, UserError, adam, adapt, conv4, gd, mlp, momentum, sgd
-from reptile_lib.engine import Engine, choose_engine, make_loss, map_tasks, precise
-from reptile_lib.inner import InnerOptimizer, mean_state
-from reptile_lib.params import interpolate, layout, ravel
-from tests import textbook
-
-TASKS, STEPS, SUPPORT, BATCH = 3, 5, 8, 4
-ENGINES: list[Engine] = ["serial", "threads", "stacked"]
-Make = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
-OPTIMIZERS: dict[str, tuple[InnerOptimizer, Make]] = {
-    "sgd": (sgd(0.05), lambda p: torch.optim.SGD(p, 0.05)),
-    "gd": (gd(0.05), lambda p: torch.optim.SGD(p, 0.05)),
-    "momentum": (momentum(0.05, 0.8), lambda p: torch.optim.SGD(p, 0.05, 0.8)),
-    "adam-0": (
-        adam(0.01, (0.0, 0.999)),
-        lambda p: torch.optim.Adam(p, 0.01, (0.0, 0.999)),
-    ),
-    "adam": (adam(0.01, (0.9, 0.99)), lambda p: torch.optim.Adam(p, 0.01, (0.9, 0.99))),
-}
-each_optimizer = pytest.mark.parametrize(
-    ("inner", "make"), OPTIMIZERS.values(), ids=OPTIMIZERS
+from reptile_lib import (
+    MAML,
+    Batch,
+    Reptile,
+    Sine,
+    SwitchAtThreshold,
+    SwitchEvery,
+    UserError,
+    adam,
+    adapt,
+    constant,
+    gd,
+    mlp,
+    momentum,
+    sgd,
 )
-each_engine = pytest.mark.parametrize("engine", ENGINES)
-
-
-def regression() -> tuple[nn.Module, textbook.Criterion, Batch]:
-    g = torch.Generator().manual_seed(1)
-    x = torch.randn(TASKS, SUPPORT, 2, generator=g, dtype=torch.float64)
-    y = torch.randn(TASKS, SUPPORT, 1, generator=g, dtype=torch.float64)
-    return mlp(2, 7, 1).double(), F.mse_loss, Batch(x, y)
-
-
-def pictures() -> tuple[nn.Module, textbook.Criterion, Batch]:
-    g = torch.Generator().manual_seed(2)
-    # 12 -> 6 -> 3 -> 2 -> 1: even and odd sizes
-    x = torch.rand(TASKS, SUPPORT, 1, 12, 12, generator=g, dtype=torch.float64)
-    y = torch.randint(3, (TASKS, SUPPORT), generator=g)
-    return conv4(ways=3, size=12).double(), F.cross_entropy, Batch(x, y)
-
-
-def minibatches(inner: InnerOptimizer) -> Tensor:
-    """Return a random order [n, k, b]."""
-    b = SUPPORT if inner.full_batch else BATCH
-    g = torch.Generator().manual_seed(3)
-    u = torch.rand(TASKS, STEPS, SUPPORT, generator=g)
-    return u.argsort(-1)[..., :b]
-
-
-def without_norm_shifts(model: nn.Module) -> Tensor:
-    """Mask the biases that batch norm takes out again.
-
-    Their gradient is zero but for rounding, which Adam blows up to full steps.
-    """
-    where = layout(model)
-    keep = [not n.startswith("convolutions") or "weight" in n for n in where.names]
-    return torch.tensor(keep).repeat_interleave(torch.tensor(where.sizes))
-
-
-def assert_same(actual: Tensor, expected: Tensor) -> None:
-    torch.testing.assert_close(actual, expected, rtol=0, atol=1e-10)
-
-
-@pytest.mark.parametrize("problem", [regression, pictures])
-@each_engine
-@each_optimizer
-def test_adapt_is_the_textbook_loop(
-    inner: InnerOptimizer, make: Make, engine: Engine, problem: Callable[[], Any]
-) -> None:
-    model, criterion, support = problem()
-    order, keep = minibatches(inner), without_norm_shifts(model)
-    loss, _ = make_loss(model, criterion)
-    phi = ravel(model)
-    theta, _, losses, _ = adapt(loss, phi, support, order, inner, engine=engine)
-    assert losses.shape == (TASKS, STEPS)
-    for i in range(TASKS):
-        one = textbook.model_at(model, phi)
-        expected = textbook.descend(
-            one, make(one.parameters()), criterion, support.x[i], support.y[i], order[i]
-        )
-        assert_same(theta[i][keep], textbook.vector(one)[keep])
-        assert_same(losses[i], torch.tensor(expected, dtype=losses.dtype))
-    assert (theta - phi).abs().amax() > 1e-3  # or equality would say nothing
-    assert torch.equal(phi, ravel(model))
-
-
-@pytest.mark.parametrize("problem", [regression, pictures])
-@each_engine
-@each_optimizer
-def test_carried_state_is_one_optimizer_over_all_tasks(
-    inner: InnerOptimizer, make: Make, engine: Engine, problem: Callable[[], Any]
-) -> None:
-    # The authors' loop: weights are put back after each task, moments are not.
-    model, criterion, support = problem()
-    order, keep = minibatches(inner), without_norm_shifts(model)
-    loss, _ = make_loss(model, criterion)
-    serial = textbook.model_at(model, phi := ravel(model))
-    optimizer = make(serial.parameters())
-    state = None
-    for i in range(TASKS):
-        rows = slice(i, i + 1)
-        theta, states, *_ = adapt(
-            loss,
-            phi,
-            Batch(support.x[rows], support.y[rows]),
-            order[rows],
-            inner,
-            state,
-            engine,
-        )
-        state = mean_state(states)
-        before = textbook.vector(serial)
-        textbook.descend(
-            serial, optimizer, criterion, support.x[i], support.y[i], order[i]
-        )
-        after = textbook.vector(serial)
-        assert_same(theta[0][keep], after[keep])
-        phi = interpolate(phi, theta[0], 0.7)
-        nn.utils.vector_to_parameters(
-            before + 0.7 * (after - before), serial.parameters()
-        )
-    assert_same(phi[keep], textbook.vector(serial)[keep])
-
-
-@each_engine
-def test_adapt_starts_each_task_from_its_own_phi_and_state(engine: Engine) -> None:
-    model, criterion, support = regression()
-    inner = adam(0.01, (0.9, 0.99))
-    order = minibatches(inner)
-    loss, _ = make_loss(model, criterion)
-    whole = adapt(loss, ravel(model), support, order, inner, engine=engine)
-    theta, state, *_ = adapt(
-        loss, ravel(model), support, order[:, :2], inner, engine=engine
-    )
-    halves = adapt(loss, theta, support, order[:, 2:], inner, state, engine)
-    assert_same(halves.theta, whole.theta)
-    for name, value in whole.state.items():
-        assert_same(halves.state[name], value)
-    assert torch.equal(whole.state["step"], torch.full((TASKS,), 5.0).double())
-
-
-@each_engine
-def test_a_state_of_nothing_is_no_state(engine: Engine) -> None:
-    model, criterion, support = regression()
-    inner = adam(0.01)
-    loss, _ = make_loss(model, criterion)
-    arguments = (loss, ravel(model), support, minibatches(inner), inner)
-    found, fresh = (adapt(*arguments, state, engine) for state in ({}, None))
-    assert torch.equal(found.theta, fresh.theta)
-
-
-def test_tasks_on_threads_are_the_tasks_in_turn(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    model, criterion, support = pictures()
-    inner = sgd(0.05)
-    loss, forward = make_loss(model, criterion)
-    results = []
-    for threads in (1, 2):
-        monkeypatch.setattr(torch, "get_num_threads", lambda n=threads: n)
-        theta = adapt(
-            loss, ravel(model), support, minibatches(inner), inner, engine="threads"
-        ).theta
-        outputs = map_tasks(forward, "threads", theta, support.x)
-        results += [(theta, outputs)]
-    for one, two in zip(*results, strict=True):
-        assert_same(one, two)
-
-
-@each_engine
-def test_no_inner_step_changes_nothing(engine: Engine) -> None:
-    model, criterion, support = regression()
-    loss, _ = make_loss(model, criterion)
-    order = torch.empty(TASKS, 0, BATCH, dtype=torch.int64)
-    for inner in (sgd(0.1), adam(0.1)):
-        adapted = adapt(loss, ravel(model), support, order, inner, engine=engine)
-        assert torch.equal(adapted.theta, ravel(model).expand(TASKS, -1))
-        assert adapted.losses.shape == (TASKS, 0)
+from reptile_lib.inner import InnerOptimizer, State, mean_state
+from reptile_lib.kernel import of_loss
+from reptile_lib.theory.quadratics import quadratic_loss
 
 
 def test_momentum_by_hand() -> None:
@@ -228,35 +71,89 @@ def test_state_is_averaged_over_tasks() -> None:
     assert mean["step"].item() == 5
 
 
-def test_precision_is_set_and_put_back() -> None:
-    cudnn = torch.backends.cudnn
-
-    def settings() -> tuple[object, ...]:
-        matmul = torch.get_float32_matmul_precision()
-        return matmul, cudnn.allow_tf32, cudnn.enabled, cudnn.deterministic
-
-    before = settings()
-    with precise("tf32"):
-        assert settings() == ("high", True, *before[2:])
-    assert settings() == before
-    with precise("float32"):
-        assert settings() == ("highest", False, *before[2:])
-    with pytest.raises(ZeroDivisionError), precise("tf32"):
-        _ = 1 / 0
-    assert settings() == before
+def test_a_rate_for_each_weight_in_the_head() -> None:
+    # g = (1, 1): rates of 1 and 2 go 1 and 2 down; halved momentum, half of it again
+    rates = torch.tensor([1.0, 2.0])
+    for inner, ends in (
+        (sgd(rates), [-2.0, -4.0]),
+        (momentum(rates, 0.5), [-2.5, -5.0]),
+        (adam(rates), [-2.0, -4.0]),
+    ):
+        theta = torch.zeros(2)
+        state = inner.init(theta)
+        for _ in range(2):
+            theta, state = inner.update(torch.ones(2), state, theta)
+        assert theta.tolist() == pytest.approx(ends)
+        assert torch.equal(state["lr"], rates)
 
 
-def test_engine_is_chosen_by_model_and_device(monkeypatch: pytest.MonkeyPatch) -> None:
-    cpu, cuda = torch.device("cpu"), torch.device("cuda")
-    other = nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten())
-    for cores, conv4_engine in ((1, "threads"), (2, "stacked")):
-        monkeypatch.setattr(torch, "get_num_threads", lambda n=cores: n)
-        assert choose_engine(conv4(5), F.cross_entropy, cpu) == conv4_engine
-        assert choose_engine(conv4(5), F.mse_loss, cpu) == "threads"
-        assert choose_engine(other, F.cross_entropy, cpu) == "threads"
-        assert choose_engine(mlp(1, 1), F.mse_loss, cpu) == "stacked"
-        for model in (conv4(5), other, mlp(1, 1)):
-            assert choose_engine(model, F.cross_entropy, cuda) == "stacked"
+def test_a_mean_state_keeps_the_rates() -> None:
+    inner = sgd(torch.tensor([1.0, 2.0]))
+    mean = mean_state(inner.init(torch.zeros(3, 2)))
+    assert mean["lr"].tolist() == [1, 2]
+
+
+MADE = [
+    sgd(0.1),
+    gd(0.1),
+    momentum(0.1, 0.5),
+    adam(0.1),
+    adam(0.1, (0.5, 0.9)),
+    sgd(torch.tensor([[0.1], [0.2]], dtype=torch.float64)),
+    momentum(torch.tensor(0.1, dtype=torch.float64)),
+    adam(torch.tensor([[0.1], [0.2]], dtype=torch.float64), (0.5, 0.9)),
+]
+
+
+@pytest.mark.parametrize("inner", MADE, ids=lambda inner: inner.name)
+def test_the_form_in_place_is_the_update(inner: InnerOptimizer) -> None:
+    g = torch.Generator().manual_seed(0)
+    theta = torch.randn(2, 5, generator=g, dtype=torch.float64)
+    state = inner.init(theta)
+    own, mine = theta.clone(), {n: v.clone() for n, v in state.items()}
+    assert inner.in_place is not None
+    for _ in range(3):
+        gradient = torch.randn(2, 5, generator=g, dtype=torch.float64)
+        before = gradient.clone()
+        theta, state = inner.update(gradient, state, theta)
+        inner.in_place(gradient, mine, own)
+        assert torch.equal(gradient, before)
+        torch.testing.assert_close(own, theta, rtol=1e-13, atol=1e-15)
+        torch.testing.assert_close(mine, state, rtol=1e-13, atol=1e-15)
+
+
+def test_what_tells_weights_apart_has_no_form_in_place() -> None:
+    rates = torch.tensor([0.1, 0.2])
+    assert all(make(rates).in_place is None for make in (sgd, gd, momentum, adam))
+
+    def update(g: Tensor, state: State, theta: Tensor) -> tuple[Tensor, State]:
+        return theta - g, state
+
+    assert InnerOptimizer("own", 1.0, lambda theta: {}, update).in_place is None
+
+
+@pytest.mark.parametrize("inner", MADE, ids=lambda inner: inner.name)
+@pytest.mark.parametrize(
+    "again", [lambda o: pickle.loads(pickle.dumps(o)), copy.deepcopy]
+)
+def test_optimisers_can_be_copied(
+    inner: InnerOptimizer, again: Callable[[InnerOptimizer], InnerOptimizer]
+) -> None:
+    twin = again(inner.until(SwitchEvery(2)))
+    assert (twin.name, twin.full_batch) == (inner.name, inner.full_batch)
+    assert twin.stop == SwitchEvery(2)
+    theta, g = torch.zeros(2, 3).double(), torch.ones(2, 3).double()
+    moved, _ = twin.update(g, twin.init(theta), theta)
+    assert torch.equal(moved, inner.update(g, inner.init(theta), theta)[0])
+
+
+def test_an_optimiser_of_ones_own_does_not_know_itself_at_another_rate() -> None:
+    own = InnerOptimizer("own", 1.0, lambda theta: {}, lambda g, s, t: (t - g, s))
+    with pytest.raises(UserError, match=r"what it is at lr = 0\.5; make it anew"):
+        own.at(0.5)
+    assert sgd(0.1).at(0.5) == sgd(0.5)
+    assert adam(0.1, (0.5, 0.9)).at(0.5) == adam(0.5, (0.5, 0.9))
+    assert gd(0.1).until(SwitchEvery(1)).at(0.5) == gd(0.5)
 
 
 @pytest.mark.parametrize("make", [sgd, gd, momentum, adam])
@@ -276,3 +173,64 @@ def test_a_decay_out_of_range_is_named(beta: float) -> None:
         adam(0.1, (beta, 0.9))
     with pytest.raises(UserError, match=rf"betas\[1\] = {beta}; .* \[0, 1\)"):
         adam(0.1, (0.0, beta))
+
+
+def test_stopping_in_the_head() -> None:
+    # ½ (θ − w)² from θ = 4 halves the way to w = 0 in each step: losses 8, 2, ½, ⅛.
+    # From 4 to w = 3 the loss is ½ at once.
+    w = torch.tensor([0.0, 3.0]).view(2, 1, 1)
+    tasks = Batch(torch.ones(2, 1, 1, 1), w)
+    order = torch.zeros(2, 4, 1, dtype=torch.int64)
+    phi = torch.tensor([4.0])
+    for threshold, steps, ends in (
+        (9, [0, 0], [4, 4]),
+        (1, [2, 0], [1, 4]),
+        (0.5, [3, 1], [0.5, 3.5]),
+        (0, [4, 4], [0.25, 3.0625]),
+    ):
+        inner = sgd(0.5).until(SwitchAtThreshold(threshold))
+        found = adapt(of_loss(quadratic_loss), phi, tasks, order, inner)
+        assert found.steps.tolist() == steps
+        assert found.theta[:, 0].tolist() == ends
+
+
+def test_a_stopped_task_does_not_start_again() -> None:
+    # Minibatches of two examples: the first is solved, the second is not.
+    batch = Batch(torch.ones(1, 2, 1, 1), torch.tensor([[[0.0], [4.0]]]))
+    order = torch.tensor([[[0], [1], [1]]])
+    inner = sgd(0.5).until(SwitchAtThreshold(0.1))
+    found = adapt(of_loss(quadratic_loss), torch.zeros(1), batch, order, inner)
+    assert found.losses.tolist() == [[0, 8, 8]]
+    assert found.steps.tolist() == [0]
+    assert found.theta.item() == 0
+
+
+def test_maml_differentiates_the_steps_taken() -> None:
+    def phi_after(inner: InnerOptimizer, steps: int) -> Tensor:
+        model = mlp(1, 6, 1, seed=2)
+        learner = MAML(model, inner, steps, criterion=F.mse_loss, device="cpu")
+        learner.fit(Sine(5), meta_steps=2, meta_batch=3, epsilon=constant(0.1))
+        return learner.phi
+
+    stopped = phi_after(sgd(0.05).until(SwitchEvery(2)), 4)
+    torch.testing.assert_close(stopped, phi_after(sgd(0.05), 2))
+
+
+def test_the_history_counts_the_steps_taken() -> None:
+    def history(inner: InnerOptimizer) -> list[float]:
+        model = mlp(1, 6, 1, seed=2)
+        learner = Reptile(model, inner, 4, criterion=F.mse_loss, device="cpu")
+        learner.fit(Sine(5), meta_steps=3, meta_batch=5, epsilon=constant(0.1))
+        return [row["inner_steps"] for row in learner.history]
+
+    assert history(sgd(0.01)) == [4, 4, 4]
+    assert history(sgd(0.01).until(SwitchEvery(1))) == [1, 1, 1]
+    counts = history(sgd(0.01).until(SwitchAtThreshold(2.0)))
+    assert all(0 <= count <= 4 for count in counts)
+    assert all(round(5 * count, 4).is_integer() for count in counts)
+    assert 0 < sum(counts) < 12
+
+
+def test_a_negative_number_of_steps_is_refused() -> None:
+    with pytest.raises(UserError, match="steps = -1"):
+        SwitchEvery(-1)

@@ -3,7 +3,10 @@
 import copy
 import io
 import pickle
-from collections.abc import Callable, Iterable
+import subprocess
+import sys
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import pytest
@@ -11,12 +14,17 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_optimizer_state_dict,
+    set_optimizer_state_dict,
+)
 from torch.nn import functional as F
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 from torch.optim.lr_scheduler import CosineAnnealingLR, OneCycleLR, StepLR
 
 from reptile_lib import UserError, mlp
-from reptile_lib.optim import Interpolated
+from reptile_lib.lookahead import Interpolated
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -72,16 +80,26 @@ def lookahead(make: Make, k: int, alpha: float, count: int) -> Tensor:
     return slow
 
 
+def by_hand(start: float = 3.0, k: int = 2) -> tuple[nn.Parameter, Interpolated]:
+    weight = nn.Parameter(torch.tensor(start))
+    return weight, Interpolated(torch.optim.SGD([weight], lr=1.0), k, epsilon=0.5)
+
+
+def descend(weight: Tensor, step: Callable[[], Any], count: int) -> list[float]:
+    """Return where `count` steps at gradient 1 lead."""
+    seen = []
+    for _ in range(count):
+        weight.grad = torch.tensor(1.0)
+        step()
+        seen.append(weight.item())
+    return seen
+
+
 def test_in_the_head() -> None:
     # Gradient 1, rate 1, k = 2, half of the way: 3 -> 2 -> 1, back to 2; -> 1 -> 0 ...
-    weight = nn.Parameter(torch.tensor(3.0))
-    optimizer = Interpolated(torch.optim.SGD([weight], lr=1.0), 2, epsilon=0.5)
-    seen = []
-    for _ in range(4):
-        weight.grad = torch.tensor(1.0)
-        optimizer.step()
-        seen.append((weight.item(), optimizer.round_step))
-    assert seen == [(2, 1), (2, 0), (1, 1), (1, 0)]
+    weight, optimizer = by_hand()
+    assert descend(weight, optimizer.step, 4) == [2, 2, 1, 1]
+    assert optimizer.round_step == 0
 
 
 @each_inner
@@ -161,7 +179,7 @@ def test_loaded_state_is_a_copy() -> None:
     other = network()
     twin = Interpolated(torch.optim.SGD(other.parameters(), 0.1), 4, 0.5)
     twin.load_state_dict(state)
-    state["interpolated"]["phi"][0].fill_(9.0)
+    state["state"][0]["interpolated"].fill_(9.0)
     run(other, twin, batches(2))
     assert vector(other).abs().max() < 2
 
@@ -232,7 +250,7 @@ def test_closures_reach_the_inner_optimizer() -> None:
 
 def test_groups_keep_their_own_rates() -> None:
     slow, fast = (nn.Parameter(torch.zeros(())) for _ in range(2))
-    groups = [{"params": [slow], "lr": 0.1}, {"params": [fast]}]
+    groups: list[dict[str, Any]] = [{"params": [slow], "lr": 0.1}, {"params": [fast]}]
     optimizer = Interpolated(torch.optim.SGD(groups, lr=1.0), 1, 0.5)
     assert [group["lr"] for group in optimizer.param_groups] == [0.1, 1.0]
     slow.grad, fast.grad = torch.ones(()), torch.ones(())
@@ -253,7 +271,7 @@ def test_groups_may_be_added(within: int) -> None:
     step(within)
     optimizer.add_param_group({"params": [new], "lr": 0.1})
     assert optimizer.param_groups is optimizer.inner.param_groups
-    assert optimizer.state_dict()["interpolated"]["round_step"] == within
+    assert optimizer.round_step == within
     step(2 - within)
     # To the end of the round: half of the way that each of them went.
     assert old.item() == -1.0
@@ -294,16 +312,29 @@ def test_weights_loaded_between_rounds_are_where_it_goes_on() -> None:
     assert torch.equal(run(model, optimizer, batches(3)), expected)
 
 
+@pytest.mark.parametrize("outer", [False, True])
 @pytest.mark.parametrize(
     "clone", [copy.deepcopy, lambda p: pickle.loads(pickle.dumps(p))]
 )
-def test_copies_go_on_alike(clone: Callable[[Any], Any]) -> None:
+def test_copies_go_on_alike(clone: Callable[[Any], Any], outer: bool) -> None:
     model = network()
     optimizer = Interpolated(torch.optim.Adam(model.parameters(), 0.01), 4, 0.3)
+    if outer:
+        optimizer = Interpolated(optimizer, 5, 0.5)
     run(model, optimizer, batches(8)[:6])
     twin, other = clone((model, optimizer))
+    assert other.param_groups is other.inner.param_groups
+    assert other.state is other.inner.state
     expected = run(model, optimizer, batches(8)[6:])
     assert torch.equal(run(twin, other, batches(8)[6:]), expected)
+
+
+def test_a_shallow_copy_shares_the_inner_optimizer() -> None:
+    weight, optimizer = by_hand()
+    descend(weight, optimizer.step, 1)
+    twin = copy.copy(optimizer)
+    assert twin.param_groups is optimizer.param_groups
+    assert descend(weight, twin.step, 1) == [2]
 
 
 def test_hooks_run_once_a_step() -> None:
@@ -318,8 +349,309 @@ def test_phi_is_held_only_within_a_round() -> None:
     model = network()
     optimizer = Interpolated(torch.optim.SGD(model.parameters(), 0.1), 2, 0.5)
     for held in (0, 4, 0):
-        assert len(optimizer.state_dict()["interpolated"]["phi"]) == held
+        state = optimizer.state_dict()["state"]
+        assert sum("interpolated" in entry for entry in state.values()) == held
         run(model, optimizer, batches(1))
+
+
+@pytest.fixture
+def compiler() -> Iterator[None]:
+    torch.compiler.reset()
+    yield
+    torch.compiler.reset()
+
+
+@pytest.mark.usefixtures("compiler")
+@pytest.mark.parametrize(
+    ("backend", "name"),
+    [
+        ("eager", "sgd"),
+        ("eager", "momentum"),
+        ("eager", "adam"),
+        ("aot_eager", "sgd"),
+        pytest.param("inductor", "momentum", marks=pytest.mark.slow),
+    ],
+)
+def test_compiled_steps_are_steps(backend: str, name: str) -> None:
+    def train(wrap: Callable[[Any], Any]) -> Tensor:
+        model = network()
+        optimizer = Interpolated(INNER[name](model.parameters()), 2, 0.5)
+        scheduler = StepLR(optimizer, 2, 0.5)
+        step = wrap(lambda: optimizer.step())
+        for x, y in batches(5):
+            optimizer.zero_grad()
+            F.mse_loss(model(x), y).backward()
+            step()
+            scheduler.step()
+        assert optimizer.round_step == 1
+        return vector(model)
+
+    compiled = train(lambda step: torch.compile(step, backend=backend))
+    assert torch.equal(compiled, train(lambda step: step))
+
+
+@pytest.mark.usefixtures("compiler")
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_compiled_steps_in_the_head(wrapped: bool) -> None:
+    weight, optimizer = by_hand()
+
+    def closure() -> float:
+        optimizer.zero_grad()
+        (weight * 1.0).backward()
+        return weight.item()
+
+    hooked: list[float] = []
+    optimizer.register_step_post_hook(lambda *_: hooked.append(weight.item()))
+    losses: list[float] = []
+    bare: Any = optimizer.step
+    step = torch.compile((lambda c: bare(c)) if wrapped else bare, backend="eager")
+    found = descend(weight, lambda: losses.append(step(closure)), 4)
+    assert found == [2, 2, 1, 1]
+    assert losses == [3, 2, 2, 1]
+    assert hooked == [2, 2, 1, 1]
+
+
+@pytest.mark.usefixtures("compiler")
+def test_a_whole_compiled_step_of_training() -> None:
+    def train(wrap: Callable[[Any], Any]) -> Tensor:
+        model = network()
+        optimizer = Interpolated(torch.optim.Adam(model.parameters(), 0.01), 2, 0.5)
+
+        def step(x: Tensor, y: Tensor) -> None:
+            optimizer.zero_grad()
+            F.mse_loss(model(x), y).backward()
+            optimizer.step()
+
+        called = wrap(step)
+        for x, y in batches(5):
+            called(x, y)
+        return vector(model)
+
+    compiled = train(lambda step: torch.compile(step, backend="eager"))
+    torch.testing.assert_close(compiled, train(lambda step: step), rtol=0, atol=1e-12)
+
+
+@pytest.mark.slow
+def test_the_library_does_not_import_the_compiler() -> None:
+    code = "import sys, reptile_lib; assert 'torch._dynamo' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("within", [0, 1])
+def test_state_loaded_into_the_inner_optimizer_is_the_one(within: int) -> None:
+    weight, optimizer = by_hand()
+    descend(weight, optimizer.step, within)
+    plain = torch.optim.SGD([nn.Parameter(torch.tensor(0.0))], lr=0.5, momentum=0.5)
+    descend(plain.param_groups[0]["params"][0], plain.step, 1)  # the buffer is 1
+    optimizer.inner.load_state_dict(plain.state_dict())
+    assert optimizer.param_groups is optimizer.inner.param_groups
+    assert optimizer.state is optimizer.inner.state
+    assert optimizer.state[weight]["momentum_buffer"].item() == 1
+    scheduler = StepLR(optimizer, 1, 0.5)
+    moved = {0: [2.25, (3 + 2.25 - 0.25 * 1.75) / 2], 1: [(3 + 2 - 0.75) / 2]}[within]
+
+    def step() -> None:
+        optimizer.step()
+        scheduler.step()
+
+    assert descend(weight, step, 2 - within) == moved
+    assert optimizer.inner.param_groups[0]["lr"] == 0.5 ** (3 - within)
+
+
+def test_groups_and_state_may_be_assigned_and_the_inner_ones_added_to() -> None:
+    weight, optimizer = by_hand()
+    optimizer.inner.param_groups[0]["momentum"] = 1.0
+    assert descend(weight, optimizer.step, 2) == [2, 1.5]  # 3 -> 2 -> 0
+    optimizer.state = defaultdict(dict)  # forgets the momentum
+    assert descend(weight, optimizer.step, 1) == [0.5]
+    new = nn.Parameter(torch.tensor(8.0))
+    optimizer.inner.add_param_group({"params": [new], "lr": 2.0, "momentum": 0.0})
+    new.grad = torch.tensor(1.0)
+    assert descend(weight, optimizer.step, 1) == [(1.5 - 1.5) / 2]
+    assert new.item() == (8 + 6) / 2
+    optimizer.param_groups = optimizer.param_groups[1:]
+    assert descend(new, optimizer.step, 2) == [5, 5]
+    assert weight.item() == 0
+
+
+def test_hooks_of_saving_and_loading() -> None:
+    calls: list[str] = []
+
+    def hooked(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
+        o = optimizer
+
+        def note(name: str, returned: Any = None) -> Callable[..., Any]:
+            def hook(*args: Any) -> Any:
+                assert args[0] is o
+                if len(args) == 2:
+                    assert {"state", "param_groups"} <= args[1].keys()
+                    args[1][name] = True
+                calls.append(name)
+                return returned and {**args[1], returned: True}
+
+            return hook
+
+        o.register_state_dict_pre_hook(note("save 2"))
+        o.register_state_dict_pre_hook(note("save 1"), prepend=True)
+        o.register_state_dict_post_hook(note("saved 2", "new"))
+        o.register_state_dict_post_hook(note("saved 1"), prepend=True)
+        o.register_load_state_dict_pre_hook(note("load 1", "newer"))
+        o.register_load_state_dict_pre_hook(note("load 2"))
+        o.register_load_state_dict_post_hook(note("loaded 1"))
+        gone = o.register_load_state_dict_post_hook(note("loaded 2"))
+        gone.remove()
+        return o
+
+    _, ours = by_hand()
+    plain = torch.optim.SGD([nn.Parameter(torch.zeros(()))], 1.0)
+    seen = []
+    for optimizer in (hooked(plain), hooked(ours)):
+        calls.clear()
+        state = optimizer.state_dict()
+        optimizer.load_state_dict(state)
+        marks = [k for k in state if k not in ("state", "param_groups")]
+        seen.append((marks, [*calls]))
+    assert seen[0] == seen[1]
+    assert len(seen[0][1]) == 7
+
+
+def test_hooks_see_and_change_what_is_saved_and_loaded() -> None:
+    weight, optimizer = by_hand()
+    descend(weight, optimizer.step, 1)
+
+    def saved(_: Any, state: dict[str, Any]) -> None:
+        assert state["state"][0]["interpolated"].item() == 3  # φ is there
+        state["param_groups"][0]["interpolated"]["epsilon"] = 0.25
+
+    def load(_: Any, state: dict[str, Any]) -> dict[str, Any]:
+        (group,) = state["param_groups"]
+        settings = {**group["interpolated"], "inner_steps": 3}
+        return {**state, "param_groups": [{**group, "interpolated": settings}]}
+
+    optimizer.register_state_dict_post_hook(saved)
+    state = optimizer.state_dict()
+    other, twin = by_hand(2.0)
+    twin.register_load_state_dict_pre_hook(load)
+    twin.register_load_state_dict_post_hook(lambda o: setattr(o, "epsilon", 1 / 8))
+    twin.load_state_dict(state)
+    assert (twin.inner_steps, twin.epsilon, twin.round_step) == (3, 1 / 8, 1)
+    assert descend(other, twin.step, 2) == [1, 3 - 3 / 8]
+
+
+def test_hooks_of_the_inner_optimizer_run_as_well() -> None:
+    calls: list[int] = []
+    _, optimizer = by_hand()
+    optimizer.inner.register_state_dict_post_hook(lambda *_: calls.append(1))
+    optimizer.inner.register_load_state_dict_post_hook(lambda *_: calls.append(2))
+    optimizer.load_state_dict(optimizer.state_dict())
+    assert calls == [1, 2]
+
+
+OPTIONS = {
+    "default": StateDictOptions(),
+    "whole": StateDictOptions(full_state_dict=True, cpu_offload=True),
+    "flat": StateDictOptions(flatten_optimizer_state_dict=True),
+}
+
+
+@pytest.mark.parametrize("stop", [0, 4, 6])
+@pytest.mark.parametrize("options", OPTIONS)
+@each_inner
+def test_distributed_checkpoints(make: Make, options: str, stop: int) -> None:
+    model, data = network(), batches(11)
+    optimizer = Interpolated(make(model.parameters()), 4, 0.3)
+    first = run(model, optimizer, data[:stop])
+    optimizer.zero_grad()  # without gradients torch takes a step of its own
+    state = get_optimizer_state_dict(model, optimizer, options=OPTIONS[options])
+    assert optimizer.round_step == stop % 4
+    other = network()
+    other.load_state_dict(copy.deepcopy(model.state_dict()))
+    twin = Interpolated(make(other.parameters()), 9, 0.9)
+    if options == "whole" and not twin.defaults.get("momentum", 1):
+        return  # torch wants a tensor in the state
+    state = pickle.loads(pickle.dumps(state))
+
+    def load() -> None:
+        set_optimizer_state_dict(other, twin, state, options=OPTIONS[options])
+
+    if options == "flat" and stop == 6:  # torch loads only names that are there
+        with pytest.raises(UserError, match=r"φ was lost.*round_step = 0"):
+            load()
+        return
+    load()
+    assert (twin.inner_steps, twin.epsilon, twin.round_step) == (4, 0.3, stop % 4)
+    assert torch.equal(vector(other), first)
+    expected = run(model, optimizer, data[stop:])
+    assert torch.equal(run(other, twin, data[stop:]), expected)
+    if stop:
+        never_saved = network()
+        plain = Interpolated(make(never_saved.parameters()), 4, 0.3)
+        assert torch.equal(run(never_saved, plain, data), expected)
+
+
+def test_distributed_checkpoints_leave_the_round_alone() -> None:
+    weight, optimizer = by_hand()
+    model = nn.Module()
+    model.weight = weight
+    found = []
+    for _ in range(4):
+        optimizer.zero_grad()
+        get_optimizer_state_dict(model, optimizer)
+        found += descend(weight, optimizer.step, 1)
+    assert found == [2, 2, 1, 1]
+
+
+def test_a_rate_of_nought_is_a_step() -> None:
+    weight, optimizer = by_hand()
+    optimizer.param_groups[0]["lr"] = 0.0  # a warm-up's start
+    assert descend(weight, optimizer.step, 1) == [3]
+    assert optimizer.round_step == 1
+
+
+@pytest.mark.parametrize("round_step", [0, 1])
+def test_state_of_the_first_versions_loads(round_step: int) -> None:
+    weight, optimizer = by_hand(2.0, k=9)
+    phi = [torch.tensor(3.0)] * round_step
+    own = {"inner_steps": 2, "epsilon": 0.25, "round_step": round_step, "phi": phi}
+    optimizer.load_state_dict(
+        torch.optim.SGD([weight], lr=1.0).state_dict() | {"interpolated": own}
+    )
+    # 2 -> 1 -> 0, a quarter of the way; or 2 -> 1, a quarter of the way from 3.
+    expected = [[1, 1.5], [2.5, 1.5]][round_step]
+    assert descend(weight, optimizer.step, 2) == expected
+
+
+def nested(make: Make, model: nn.Module, k: int = 3) -> Interpolated:
+    return Interpolated(Interpolated(make(model.parameters()), 2, 0.5), k, 0.25)
+
+
+def test_nested_in_the_head() -> None:
+    # 3 -> 2 -> 2 -> 1, and a quarter of the way from 3; the inner round is open then,
+    # its φ is 2: 1.5 -> 1.75 -> 0.75 -> -0.25 -> 0.75, a quarter of the way from 2.5.
+    weight, inner = by_hand()
+    found = descend(weight, Interpolated(inner, 3, 0.25).step, 6)
+    assert found == [2, 2, 2.5, 1.75, 0.75, 2.0625]
+
+
+@each_inner
+@pytest.mark.parametrize("distributed", [False, True])
+@pytest.mark.parametrize("stop", [2, 3, 4, 5, 6])
+def test_nested_ones_save_and_load(make: Make, distributed: bool, stop: int) -> None:
+    model = network()
+    expected = run(model, nested(make, model), batches(9))
+    first = network()
+    optimizer = nested(make, first)
+    run(first, optimizer, batches(9)[:stop])
+    second = network()
+    second.load_state_dict(first.state_dict())
+    twin = nested(make, second, k=7)
+    if distributed:
+        set_optimizer_state_dict(
+            second, twin, get_optimizer_state_dict(first, optimizer)
+        )
+    else:
+        twin.load_state_dict(optimizer.state_dict())
+    assert torch.equal(run(second, twin, batches(9)[stop:]), expected)
 
 
 @pytest.mark.parametrize("epsilon", [-0.1, 1.5, float("nan")])

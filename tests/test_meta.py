@@ -10,35 +10,49 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from reptile_lib import (
-    Batch,
-    UserError,
-    adam,
-    constant,
-    conv4,
-    cosine,
-    linear,
-    mlp,
-    momentum,
-    sgd,
-)
-from reptile_lib.engine import Engine, make_loss
+from reptile_lib import Batch, InnerLoop, adam, conv4, mlp, momentum, sgd
+from reptile_lib.fast.choose import Engine, make_kernel
 from reptile_lib.inner import InnerOptimizer, State
-from reptile_lib.meta import Rule, fomaml, joint, maml, outer_step, reptile
+from reptile_lib.kernel import of_loss
+from reptile_lib.meta import (
+    MetaState,
+    Rule,
+    Target,
+    fomaml,
+    joint,
+    maml,
+    outer_step,
+    reptile,
+    weighted_mean,
+)
 from reptile_lib.params import interpolate, ravel
-from reptile_lib.tasks import Episodes, quadratic_loss
+from reptile_lib.tasks import Episodes
+from reptile_lib.theory.quadratics import quadratic_loss
 from tests import textbook
 
 ENGINES: list[Engine] = ["serial", "threads", "stacked"]
 RULES = [reptile, fomaml, maml, joint]
 each_engine = pytest.mark.parametrize("engine", ENGINES)
+CPU = torch.device("cpu")
+
+
+def on_bowls(inner: InnerOptimizer) -> InnerLoop:
+    return InnerLoop(of_loss(quadratic_loss), inner)
+
+
+def on_model(
+    model: nn.Module, inner: InnerOptimizer, engine: Engine = "stacked"
+) -> InnerLoop:
+    """Return U for the mean squared error; vectors keep the model's order."""
+    kernel = make_kernel(model, F.mse_loss, device=CPU, engine=engine)
+    return InnerLoop(kernel, inner)
 
 
 def bowls(h: list[float], w: list[float], steps: int) -> Episodes:
     """Return tasks ½ h (θ − w)² on the line."""
     H, W = (torch.tensor(v, dtype=torch.float64).view(-1, 1, 1) for v in (h, w))
     batch = Batch(H[..., None], W)
-    return Episodes(batch, torch.zeros(len(h), steps, 1, dtype=torch.int64), batch)
+    return Episodes(batch, batch, torch.zeros(len(h), steps, 1, dtype=torch.int64))
 
 
 def regression(tasks: int = 4) -> tuple[nn.Module, Episodes]:
@@ -48,13 +62,13 @@ def regression(tasks: int = 4) -> tuple[nn.Module, Episodes]:
     y = torch.randn(tasks, 12, 1, generator=g, dtype=torch.float64)
     order = torch.rand(tasks, 3, 8, generator=g).argsort(-1)[..., :4]
     support, query = Batch(x[:, :8], y[:, :8]), Batch(x[:, 8:], y[:, 8:])
-    return model, Episodes(support, order, query)
+    return model, Episodes(support, query, order)
 
 
 def test_reptile_in_the_head() -> None:
     # φ = 4, w = 0, αh = ½: 4 → 2 → 1, so φ̃ = 1, and ε = ⅔ leads to 4 − ⅔·3 = 2.
     phi = torch.tensor([4.0]).double()
-    target = reptile(quadratic_loss, phi, bowls([1], [0], 2), sgd(0.5), None, "stacked")
+    target = reptile(on_bowls(sgd(0.5)), phi, bowls([1], [0], 2), None)
     assert target.phi.item() == 1
     assert target.loss.item() == (8 + 2) / 2  # ½·4² and ½·2²
     assert interpolate(phi, target.phi, 2 / 3).item() == pytest.approx(2)
@@ -67,9 +81,7 @@ def test_relatives_in_the_head() -> None:
     # MAML's has the factor dφ̃/dφ = ¼ besides; joint training's is h φ = 4.
     phi = torch.tensor([4.0]).double()
     for rule, gradient in ((fomaml, 1), (maml, 0.25), (joint, 4)):
-        target = rule(
-            quadratic_loss, phi, bowls([1], [0], 2), sgd(0.5), None, "stacked"
-        )
+        target = rule(on_bowls(sgd(0.5)), phi, bowls([1], [0], 2), None)
         assert target.phi.item() == 4 - gradient
 
 
@@ -98,9 +110,7 @@ def test_closed_forms_on_the_line(
     }
     start = torch.tensor([phi], dtype=torch.float64)
     for rule, value in expected.items():
-        target = rule(
-            quadratic_loss, start, bowls(h, w, k), sgd(alpha), None, "stacked"
-        )
+        target = rule(on_bowls(sgd(alpha)), start, bowls(h, w, k), None)
         assert target.phi.item() == pytest.approx(value, abs=1e-9)
 
 
@@ -108,12 +118,11 @@ def test_closed_forms_on_the_line(
 @each_engine
 def test_one_inner_step_is_joint_training(engine: Engine, epsilon: float) -> None:
     # with SGD at rate α on the whole support set: joint training at rate εα
-    model, (support, _, query) = regression()
-    order = torch.arange(8).expand(4, 1, 8)
-    loss, _ = make_loss(model, F.mse_loss)
-    phi, alpha, episodes = ravel(model), 0.07, Episodes(support, order, query)
-    by_reptile = reptile(loss, phi, episodes, sgd(alpha), None, engine)
-    by_joint = joint(loss, phi, episodes, sgd(alpha), None, engine)
+    model, episodes = regression()
+    episodes = episodes._replace(order=torch.arange(8).expand(4, 1, 8))
+    phi, alpha = ravel(model), 0.07
+    U = on_model(model, sgd(alpha), engine)
+    by_reptile, by_joint = (rule(U, phi, episodes, None) for rule in (reptile, joint))
     torch.testing.assert_close(
         interpolate(phi, by_reptile.phi, epsilon),
         interpolate(phi, by_joint.phi, epsilon * alpha),
@@ -131,50 +140,31 @@ def test_one_inner_step_is_joint_training(engine: Engine, epsilon: float) -> Non
 def test_the_order_of_tasks_does_not_matter(
     inner: InnerOptimizer, rule: Rule, engine: Engine
 ) -> None:
-    model, (support, order, query) = regression()
-    loss, _ = make_loss(model, F.mse_loss)
-    p = torch.tensor([2, 0, 3, 1])
-    shuffled = Episodes(
-        Batch(support.x[p], support.y[p]), order[p], Batch(query.x[p], query.y[p])
-    )
-    one = rule(loss, ravel(model), Episodes(support, order, query), inner, None, engine)
-    two = rule(loss, ravel(model), shuffled, inner, None, engine)
+    model, episodes = regression()
+    U, p = on_model(model, inner, engine), torch.tensor([2, 0, 3, 1])
+    one = rule(U, ravel(model), episodes, None)
+    two = rule(U, ravel(model), episodes.map(lambda t: t[p]), None)
     torch.testing.assert_close(one.phi, two.phi, rtol=0, atol=1e-14)
     torch.testing.assert_close(one.loss, two.loss, rtol=1e-13, atol=0)
     for name, value in (one.state or {}).items():
         torch.testing.assert_close(value, (two.state or {})[name], rtol=0, atol=1e-14)
 
 
-@pytest.mark.parametrize("rule", RULES)
-def test_engines_agree(rule: Rule) -> None:
-    model, episodes = regression()
-    loss, _ = make_loss(model, F.mse_loss)
-    one, *others = (
-        rule(loss, ravel(model), episodes, sgd(0.1), None, engine) for engine in ENGINES
-    )
-    for two in others:
-        torch.testing.assert_close(one.phi, two.phi, rtol=0, atol=1e-13)
-        torch.testing.assert_close(one.loss, two.loss, rtol=1e-13, atol=0)
-
-
 @each_engine
 def test_fomaml_is_the_query_gradient_at_the_adapted_weights(engine: Engine) -> None:
-    model, (support, order, query) = regression()
-    loss, _ = make_loss(model, F.mse_loss)
-    phi = ravel(model)
+    model, episodes = regression()
+    (support, query, order), phi = episodes, ravel(model)
     gradients, losses = [], []
     for i in range(len(order)):
         one = textbook.model_at(model, phi)
         optimizer = torch.optim.SGD(one.parameters(), 0.1)
-        textbook.descend(
-            one, optimizer, F.mse_loss, support.x[i], support.y[i], order[i]
-        )
-        optimizer.zero_grad()
-        value = F.mse_loss(one(query.x[i]), query.y[i])
-        value.backward()
-        gradients.append(torch.cat([p.grad.flatten() for p in one.parameters()]))
-        losses.append(value.detach())
-    target = fomaml(loss, phi, Episodes(support, order, query), sgd(0.1), None, engine)
+        x, y = textbook.rows(support.x, i)[0], support.y[i]
+        textbook.descend(one, optimizer, F.mse_loss, x, y, order[i])
+        x, y = textbook.rows(query.x, i)[0], query.y[i]
+        g, value = textbook.gradient(one, F.mse_loss, x, y)
+        gradients.append(g)
+        losses.append(value)
+    target = fomaml(on_model(model, sgd(0.1), engine), phi, episodes, None)
     expected = phi - torch.stack(gradients).mean(0)
     torch.testing.assert_close(target.phi, expected, rtol=0, atol=1e-12)
     torch.testing.assert_close(target.loss, torch.stack(losses).mean())
@@ -188,7 +178,9 @@ def unrolled_tanh_net(phi: Tensor, x: Tensor) -> Tensor:
 
 def unrolled(phi: Tensor, episodes: Episodes, optimizer: str) -> Tensor:
     """Return the mean query loss after the inner loop, as a function of φ."""
-    (x, y), order, (query_x, query_y) = episodes
+    (x, y), (query_x, query_y), order = episodes
+    assert isinstance(x, Tensor)
+    assert isinstance(query_x, Tensor)
     total = torch.zeros((), dtype=phi.dtype)
     for i in range(len(order)):
         theta = phi
@@ -224,11 +216,10 @@ def test_maml_is_the_gradient_of_the_unrolled_loop(
     name: str, inner: InnerOptimizer, engine: Engine
 ) -> None:
     model, episodes = regression(tasks=2)
-    loss, _ = make_loss(model, F.mse_loss)
-    phi = ravel(model).requires_grad_()
+    U, phi = on_model(model, inner, engine), ravel(model).requires_grad_()
     value = unrolled(phi, episodes, name)
     (expected,) = torch.autograd.grad(value, phi)
-    target = maml(loss, phi.detach(), episodes, inner, None, engine)
+    target = maml(U, phi.detach(), episodes, None)
     gradient = phi.detach() - target.phi
     torch.testing.assert_close(gradient, expected, rtol=0, atol=1e-11)
     torch.testing.assert_close(target.loss, value.detach())
@@ -248,9 +239,7 @@ def test_maml_is_the_gradient_of_the_unrolled_loop(
         ]
     ).detach()
     torch.testing.assert_close(gradient, differences, rtol=0, atol=1e-7)
-    first_order = (
-        phi.detach() - fomaml(loss, phi.detach(), episodes, inner, None, engine).phi
-    )
+    first_order = phi.detach() - fomaml(U, phi.detach(), episodes, None).phi
     assert (first_order - gradient).abs().max() > 1e-3
 
 
@@ -259,8 +248,7 @@ def test_maml_through_adam_survives_a_dead_unit() -> None:
     model, episodes = mlp(1, 4, 1).double(), regression()[1]
     with torch.no_grad():
         next(model.parameters())[0], list(model.parameters())[1][0] = 0, -1
-    loss, _ = make_loss(model, F.mse_loss)
-    target = maml(loss, ravel(model), episodes, adam(0.01), None, "stacked")
+    target = maml(on_model(model, adam(0.01)), ravel(model), episodes, None)
     assert target.phi.isfinite().all()
     assert target.phi[0] == 0
 
@@ -269,12 +257,12 @@ def test_maml_works_on_pictures() -> None:
     g = torch.Generator().manual_seed(0)
     x, y = torch.rand(2, 6, 1, 8, 8, generator=g), torch.arange(6).expand(2, -1) % 3
     model = conv4(ways=3, size=8)
-    loss, _ = make_loss(model, F.cross_entropy)
-    order = torch.arange(6).expand(2, 2, -1)
-    episodes = Episodes(Batch(x, y), order, Batch(x, y))
-    target = maml(loss, ravel(model), episodes, sgd(0.1), None, "threads")
+    kernel = make_kernel(model, F.cross_entropy, device=CPU, engine="threads")
+    order, phi = torch.arange(6).expand(2, 2, -1), kernel.pack(ravel(model))
+    episodes = Episodes(Batch(x, y), Batch(x, y), order)
+    target = maml(InnerLoop(kernel, sgd(0.1)), phi, episodes, None)
     assert target.phi.isfinite().all()
-    assert (target.phi - ravel(model)).norm() > 0.01
+    assert (target.phi - phi).norm() > 0.01
 
 
 def minibatch_bowls() -> tuple[Tensor, Tensor, Tensor]:
@@ -297,8 +285,8 @@ def expected_gradient(rule: Rule, k: int, alpha: float) -> Tensor:
     order = ways.repeat(2, 1)
     support, last = Batch(H[task], w[task]), order[:, -1]
     query = Batch(H[task, last][:, None], w[task, last][:, None])
-    episodes = Episodes(support, order[:, :steps, None], query)
-    moved = rule(quadratic_loss, phi, episodes, sgd(alpha), None, "stacked").phi
+    episodes = Episodes(support, query, order[:, :steps, None])
+    moved = rule(on_bowls(sgd(alpha)), phi, episodes, None).phi
     return (phi - moved) / alpha if rule is reptile else phi - moved
 
 
@@ -340,9 +328,7 @@ def test_rules_hand_on_the_mean_state(rule: Rule) -> None:
     phi, inner = torch.tensor([2.0]).double(), adam(0.1, (0.0, 0.5))
     state: State | None = None
     for step, v in ((1, 5.0), (2, 7.5)):  # again from the same φ: ½·5 + ½·10
-        target = rule(
-            quadratic_loss, phi, bowls([1, 2], [0, 0], 1), inner, state, "stacked"
-        )
+        target = rule(on_bowls(inner), phi, bowls([1, 2], [0, 0], 1), state)
         state = target.state
         assert state is not None
         assert state["step"].item() == step
@@ -351,29 +337,47 @@ def test_rules_hand_on_the_mean_state(rule: Rule) -> None:
 
 def test_joint_training_leaves_the_state_alone() -> None:
     phi, state = torch.tensor([2.0]).double(), {"v": torch.ones(1)}
-    target = joint(quadratic_loss, phi, bowls([1], [0], 1), adam(0.1), state, "stacked")
+    target = joint(on_bowls(adam(0.1)), phi, bowls([1], [0], 1), state)
     assert target.state is state
 
 
-def test_schedules() -> None:
-    anneal = linear(1.0, 0.0)
-    assert [anneal(done) for done in (0, 0.25, 0.5, 0.75)] == [1, 0.75, 0.5, 0.25]
-    assert linear(0.5, 0.1)(0.5) == pytest.approx(0.3)
-    assert {constant(0.1)(done / 7) for done in range(7)} == {0.1}
-    for bad in (-0.1, float("nan"), float("inf")):
-        with pytest.raises(UserError, match=f"epsilon = {bad}; give a number"):
-            linear(1.0, bad)
-        with pytest.raises(UserError, match=f"epsilon = {bad}; give a number"):
-            constant(bad)
+def test_rules_serve_several_runs_side_by_side() -> None:
+    # runs as rows of φ: each moves as it would alone, at a rate of its own
+    rates = torch.tensor([[0.5], [0.25]], dtype=torch.float64)
+    phi = torch.tensor([[4.0], [2.0]], dtype=torch.float64)
+    alone = bowls([1, 0.5], [0, 1], 2)
+    both = alone.map(lambda t: torch.stack([t, t], 1))
+    for rule in RULES:
+        found = rule(on_bowls(sgd(rates)), phi, both, None).phi
+        for run, lr in enumerate((0.5, 0.25)):
+            expected = rule(on_bowls(sgd(lr)), phi[run], alone, None).phi
+            torch.testing.assert_close(found[run], expected)
 
 
-def test_cosine_starts_ends_and_stands_in_the_middle_where_it_must() -> None:
-    epsilon = cosine(1.0, 0.2)
-    assert [epsilon(done) for done in (0, 1 / 3, 1 / 2, 2 / 3, 1)] == pytest.approx(
-        [1.0, 0.8, 0.6, 0.4, 0.2]
-    )
-    with pytest.raises(UserError, match="epsilon = -1"):
-        cosine(1.0, -1)
+def test_a_mean_of_parts_is_the_mean_of_all() -> None:
+    U, phi = on_bowls(adam(0.1, (0.5, 0.9))), torch.tensor([2.0]).double()
+    tasks = bowls([1, 2, 3, 4, 5], [0, 1, 2, 3, 4], 3)
+    parts = [tasks.map(lambda t, r=r: t[r]) for r in (slice(2), slice(2, 5))]  # type: ignore[misc]
+    for rule in RULES:
+        whole = rule(U, phi, tasks, None)
+        found = weighted_mean([(len(p.order), rule(U, phi, p, None)) for p in parts], 5)
+        torch.testing.assert_close(found.phi, whole.phi)
+        torch.testing.assert_close(found.watched(), whole.watched(), equal_nan=True)
+        torch.testing.assert_close(found.state, whole.state)
+        assert weighted_mean([(5, whole)], 5) is whole
+
+
+def test_what_is_watched() -> None:
+    target = Target(torch.zeros(2), None, torch.tensor(3.0), torch.tensor(4.0))
+    assert target.watched().tolist() == [3, 4]
+    assert target._replace(steps=None).watched()[1].isnan()
+
+
+def test_a_meta_state_is_mapped_as_a_whole() -> None:
+    one = torch.ones(1)
+    state = MetaState(one, {"v": one}, None, 7).map(lambda t: t + 1)
+    assert (state.phi, state.inner_state) == (2 * one, {"v": 2 * one})
+    assert (state.outer_state, state.meta_step) == (None, 7)
 
 
 @given(st.floats(0, 1), st.floats(-5, 5), st.floats(-5, 5))

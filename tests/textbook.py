@@ -27,7 +27,7 @@ def vector(model: nn.Module) -> Tensor:
     return parameters_to_vector(model.parameters()).detach().clone()
 
 
-def rows(x: Inputs, which: Tensor | int) -> tuple[Tensor, ...]:
+def rows(x: Inputs, which: Tensor | int | slice) -> tuple[Tensor, ...]:
     """Return these examples (or this task's), an entry for each argument of a model."""
     return tuple(t[which] for t in (x if isinstance(x, tuple) else (x,)))
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.utils import parameters_to_vector
+from torch.utils._pytree import tree_leaves
 
 from benchmarks import textbook
 from benchmarks.gpu.library import (
@@ -130,11 +131,7 @@ class Checks:
         for tasks in (FewShotTasks(load("glyphs").train, 5, 10), Sine(10)):
             here = sample(tasks, 20, self.device)
             there = sample(tasks, 20, torch.device("cpu"))
-            for one, other in zip(
-                (*here.support, here.order, *here.query),
-                (*there.support, there.order, *there.query),
-                strict=True,
-            ):
+            for one, other in zip(tree_leaves(here), tree_leaves(there), strict=True):
                 off = (one.cpu().double() - other.double()).abs().max()
                 largest = max(largest, off.item())
         return largest

@@ -17,6 +17,10 @@ def load(name: str, **options: int) -> Splits:
     ``load("glyphs")`` is embedded and takes no options;
     ``load("omniglot", seed=0, val_classes=0)`` is downloaded once.
 
+    >>> train, val, test = load("glyphs")
+    >>> len(train), len(val), len(test), train.names[0]
+    (1205, 133, 129, 'Latin/U+0041')
+
     Raises:
         UserError: no data set has this name, or it does not take such an option; or the
             data cannot be had, as the data set's own `load` says.

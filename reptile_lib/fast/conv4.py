@@ -53,6 +53,9 @@ def conv4_kernel(
     """Return the kernel of this model and criterion, or None if it is not theirs."""
     if type(model) is not Conv4 or reduction(criterion) not in ("mean", "sum"):
         return None
+    pixels = model.out.in_features // WIDTH
+    if round(pixels**0.5) ** 2 != pixels:  # somebody has changed it
+        return None
     (eps,) = {m.eps for m in model.modules() if isinstance(m, nn.BatchNorm2d)}
     summed = reduction(criterion) == "sum"
     return Conv4Kernel(reference, layout(model), eps, summed, bf16, compiled)
@@ -123,7 +126,9 @@ class Conv4Kernel:
         keep_freed_memory()
         with torch.no_grad():  # threads do not hand it on
             size, cut = self._minibatches(support, order)
-            if self.compiled and inner.stop is None and order.shape[1] > 0:
+            # An optimiser that tells weights apart is another one in every call.
+            fixed = inner.stop is None and inner.in_place is not None
+            if self.compiled and fixed and order.shape[1] > 0:
                 return self._compiled(inner, theta, state, cut)
             n, _, b = order.shape
             space = self._space(n, b, size, theta)

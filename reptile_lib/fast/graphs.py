@@ -43,14 +43,14 @@ def captured(rule: Rule) -> Rule:
     def replayed(
         U: InnerLoop, phi: Tensor, tasks: Episodes, state: State | None
     ) -> Target:
-        # to flatten, None would be a leaf, as a tensor is
-        inputs, spec = pytree.tree_flatten((phi, tasks, state or {}))
+        known = state or {}  # to pytree, None would be one more input
+        inputs, spec = pytree.tree_flatten((phi, tasks, known))
 
         def function(tensors: list[Tensor]) -> Target:
             phi, tasks, state = pytree.tree_unflatten(tensors, spec)
             return rule(U, phi, tasks, state or None)
 
-        key = (str(spec), *(x.shape for x in inputs))
+        key = (*known, *(x.shape for x in inputs))
         if key not in recordings:
             recordings[key] = Recording(function, [x.clone() for x in inputs])
         return _run(recordings[key], inputs)

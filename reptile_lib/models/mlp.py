@@ -11,6 +11,11 @@ from reptile_lib.errors import UserError
 def mlp(*sizes: int, activation: type[nn.Module] = nn.ReLU, seed: int = 0) -> nn.Module:
     """Build a multi-layer perceptron; mlp(1, 64, 64, 1) is the paper's sine network.
 
+    >>> mlp(1, 64, 64, 1)(torch.zeros(10, 1)).shape
+    torch.Size([10, 1])
+    >>> sum(p.numel() for p in mlp(1, 64, 64, 1).parameters())
+    4353
+
     Raises:
         UserError: fewer than two sizes.
     """

@@ -31,10 +31,12 @@ def launch(
         the largest exit status.
 
     Raises:
-        UserError: a process died once more than `restarts` times.
+        UserError: a process died once more than `restarts` times, or the processes
+            cannot reach each other.
     """
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.elastic.rendezvous import RendezvousError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
     ours = {
@@ -48,7 +50,8 @@ def launch(
         nproc_per_node=processes,
         run_id=str(uuid.uuid4()),
         rdzv_backend="c10d",
-        rdzv_endpoint="localhost:0",
+        rdzv_endpoint="127.0.0.1:0",
+        local_addr="127.0.0.1",  # this machine's name need not resolve
         max_restarts=restarts,
         monitor_interval=0.5,
         start_method="spawn",
@@ -65,6 +68,12 @@ def launch(
         raise UserError(
             f"process {rank} died ({reason}) and {restarts} new starts did not"
             " help; go on with --resume and fewer --processes"
+        ) from error
+    except RendezvousError as error:
+        reason = str(error).partition("\n")[0]
+        raise UserError(
+            f"the processes cannot meet on this machine ({reason}); give --processes 1,"
+            " or let 127.0.0.1 be reached"
         ) from error
     finally:
         for name in ours:

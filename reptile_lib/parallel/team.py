@@ -29,7 +29,6 @@ from reptile_lib.meta import Alone, Target, Team, Training, reptile, weighted_me
 from reptile_lib.parallel.cores import core_count, pin, unpin
 from reptile_lib.parallel.pieces import Mail, Piece, pieces, reptile_in_pieces
 from reptile_lib.parallel.shared_memory import Shared
-from reptile_lib.parallel.signals import interrupted_once
 from reptile_lib.tasks import Episodes
 
 T = TypeVar("T")
@@ -88,8 +87,7 @@ def joined(device: str) -> Iterator[str]:
     shared = Shared() if one_machine and found.type == "cpu" else None
     _team = Processes(shared)
     try:
-        with interrupted_once():
-            yield device
+        yield device
     finally:
         _team = None
         if shared is not None:

@@ -11,8 +11,17 @@ from reptile_lib.rng import TRAIN, draws
 from reptile_lib.tasks import Tasks
 
 
-def check_model(model: nn.Module) -> None:
+def _short(given: object) -> str:
+    return " ".join(repr(given).split())[:60]
+
+
+def check_model(model: object) -> None:
     """Raise UserError for a model that an inner loop would not leave as it should."""
+    if not isinstance(model, nn.Module):
+        raise UserError(
+            f"model = {_short(model)} is no module; give an instance of nn.Module, such"
+            " as mlp(1, 64, 1)"
+        )
     if torch.is_inference_mode_enabled():
         raise UserError("torch.inference_mode allows no gradients; leave it first")
     for name, parameter in model.named_parameters():
@@ -41,8 +50,8 @@ def check_optimizer(name: str, given: object) -> None:
     """Raise UserError unless an argument is an inner optimiser."""
     if not isinstance(given, InnerOptimizer):
         raise UserError(
-            f"{name} = {' '.join(repr(given).split())[:60]} is no inner optimiser; give"
-            " one of sgd(lr), momentum(lr), adam(lr), gd(lr)"
+            f"{name} = {_short(given)} is no inner optimiser; give one of sgd(lr),"
+            " momentum(lr), adam(lr), gd(lr)"
         )
 
 

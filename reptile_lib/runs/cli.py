@@ -7,9 +7,11 @@
 """
 
 import argparse
+import io
 import json
 import os
 import platform
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterable
@@ -24,6 +26,7 @@ from reptile_lib.inner import Moments
 from reptile_lib.learner import MetaLearner
 from reptile_lib.parallel.cores import core_count
 from reptile_lib.parallel.launch import LAUNCHED, launch
+from reptile_lib.parallel.signals import interrupted_once
 from reptile_lib.parallel.team import here, joined, say
 from reptile_lib.runs import run
 from reptile_lib.runs.settings import (
@@ -44,9 +47,17 @@ Record = dict[str, Any]
 
 def main(arguments: list[str] | None = None) -> int:
     """Run a command; return 0, 2 for a user's mistake, or 130 for Ctrl-C."""
+    plain_output()
     arguments = sys.argv[1:] if arguments is None else arguments
     options = _parser().parse_args(arguments)
     return execute(main, options, arguments)
+
+
+def plain_output() -> None:
+    """Let signs that a terminal does not know become question marks."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
 
 
 def execute(
@@ -60,12 +71,12 @@ def execute(
         arguments: what they were parsed from.
 
     Returns:
-        0, 2 for a user's mistake, or 130 for Ctrl-C.
+        0, 2 for a user's mistake, or 128 and the number of the signal that stopped it.
     """
     try:
         if (count := _processes(options)) > 1:
             return launch(main, arguments, count)
-        with joined(options.device) as options.device:
+        with interrupted_once(), joined(options.device) as options.device:
             record = options.run(options)
             if options.json:
                 say(json.dumps(record))
@@ -76,10 +87,12 @@ def execute(
         elif os.environ.get("LOCAL_RANK", "0") == "0":
             print(f"reptile_lib: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         if os.environ.get("LOCAL_RANK", "0") == "0":
             print("\nreptile_lib: stopped", file=sys.stderr)
-        return 130
+        return 128 + getattr(stop, "number", signal.SIGINT)
+    except BrokenPipeError:  # who read the output has had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
 
 
@@ -207,7 +220,8 @@ def _train(options: argparse.Namespace) -> Record:
     seconds = time.perf_counter() - began
     steps = learner.state.meta_step - start_step
     inner_steps = steps * settings.meta_batch * settings.inner_steps
-    record = _report(learner, settings, test_tasks) | {
+    record, text = _report(learner, settings, test_tasks)
+    record |= {
         "train_seconds": seconds,
         "inner_steps": inner_steps,
         "inner_steps_per_second": inner_steps / seconds,
@@ -220,6 +234,7 @@ def _train(options: argparse.Namespace) -> Record:
         _write(options.out / "history.json", {"history": learner.history})
 
     here().first_alone(write)
+    say(text)
     return record
 
 
@@ -235,7 +250,9 @@ def _evaluate(options: argparse.Namespace) -> Record:
     )
     test = run.load_data(settings).test
     tasks = FewShotTasks(test, settings.ways, settings.shots)
-    return _report(learner, settings, tasks, options.moments)
+    record, text = _report(learner, settings, tasks, options.moments)
+    say(text)
+    return record
 
 
 def _given(options: argparse.Namespace, names: Iterable[str]) -> dict[str, Json | None]:
@@ -247,17 +264,17 @@ def _report(
     settings: Settings,
     tasks: FewShotTasks,
     moments: Moments | None = None,
-) -> Record:
-    """Evaluate, print a line a protocol, and return what --json prints."""
+) -> tuple[Record, str]:
+    """Evaluate; return what --json prints, and a line a protocol."""
     scores = run.score(learner, settings, tasks, moments=moments)
     what = f"{settings.ways}-way {settings.shots}-shot"
-    say(f"{settings.data}, {what}, new classes\n{scores}")
-    return {
+    record = {
         "config": settings.as_dict(),
         "metrics": scores.as_dict(),
         "device": device_name(learner.phi.device),
         "versions": {"python": platform.python_version(), "torch": torch.__version__},
     }
+    return record, f"{settings.data}, {what}, new classes\n{scores}"
 
 
 def device_name(device: torch.device) -> str:

@@ -2,16 +2,17 @@
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean as mean
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 
+from reptile_lib import params
 from reptile_lib.errors import UserError
 from reptile_lib.meta import MetaState, Training, meta_steps
 from reptile_lib.parallel.signals import uninterrupted
@@ -23,6 +24,7 @@ HISTORY_ROWS = 200  # about as many rows as a history has
 class Fitted(Protocol):
     """What the loop asks of a learner."""
 
+    model: nn.Module
     state: MetaState
     history: list[dict[str, float]]
 
@@ -51,7 +53,8 @@ class Loop:
         learner, run, team = self.learner, self.run, self.run.team
         if self.checkpoint_to:
             path, step = self.checkpoint_to, learner.state.meta_step
-            team.first_alone(lambda: checkpoint.refuse_a_run(path, step))
+            layout = params.layout(learner.model)
+            team.first_alone(lambda: checkpoint.refuse_a_run(path, layout, step))
             if step == 0:  # a folder that cannot be written shows itself now
                 self.write_checkpoint()
         bar = tqdm(
@@ -124,10 +127,10 @@ class Loop:
             done, every = step + 1, max(1, run.meta_steps // HISTORY_ROWS)
             if done % every and done != run.meta_steps and not self.halts_at(done):
                 continue
-            epsilon = torch.as_tensor(run.epsilon(step / run.meta_steps))
+            epsilon = run.epsilon(step / run.meta_steps)
             row = {
                 "meta_step": done,
-                "epsilon": epsilon.double().mean().item(),
+                "epsilon": torch.as_tensor(epsilon, dtype=torch.float64).mean().item(),
                 "loss": mean(loss for loss, _ in self.watched),
                 "seconds": seconds,
             }
@@ -145,8 +148,7 @@ class Loop:
         """Validate and save where it is time."""
         every, last = self.checkpoint_every, self.run.meta_steps
         if self.validate and self.validate_every and step % self.validate_every == 0:
-            found = {name: float(value) for name, value in self.validate().items()}
-            self.learner.history[-1] |= found
+            self.learner.history[-1] |= _numbers(self.validate())
         if step == last or (every and step % every == 0):
             self.write_checkpoint()
 
@@ -154,3 +156,16 @@ class Loop:
         """Save the learner, if there is a place for it; the first process does."""
         if (path := self.checkpoint_to) is not None:
             self.run.team.first_alone(lambda: self.learner.save(path, self.config))
+
+
+def _numbers(measured: Mapping[str, object]) -> dict[str, float]:
+    """Return what `validate` measured as floats, which a checkpoint can keep."""
+    found = {}
+    for name, value in measured.items():
+        try:
+            found[str(name)] = float(value)  # type: ignore[arg-type]
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise UserError(
+                f"validate returned {name!r}: {value!r}; give a number"
+            ) from error
+    return found

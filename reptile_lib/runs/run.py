@@ -141,13 +141,15 @@ def train(
         # What this job began before one of its processes died is its to go on with.
         marker = folder / JOB
         ours = restarted() and marker.exists() and marker.read_text() == job()
-        if path.exists() and resume == "never" and not ours:
+        begun = path.exists() and checkpoint.load(path).metadata["meta_step"] > 0
+        if begun and resume == "never" and not ours:
             raise UserError(
                 f"{folder} already holds a run; continue it with --resume, or name"
                 " another folder"
             )
-        if resume == "always" or ((resume == "if there" or ours) and path.exists()):
-            settings.check_same(settings_of(path))
+        if resume == "always" or ((resume == "if there" or ours) and begun):
+            if begun:
+                settings.check_same(settings_of(path))
             learner.restore(path)
         if job():
             with written_whole(marker) as temporary:

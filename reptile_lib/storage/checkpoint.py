@@ -131,9 +131,15 @@ def load(path: Path) -> Checkpoint:
     return Checkpoint(path, parts["phi"], states, metadata)
 
 
-def refuse_a_run(path: Path, step: int) -> None:
-    """Raise UserError if a file holds a run that has got further than `step`."""
-    if path.exists() and (done := load(path).metadata["meta_step"]) > step:
+def refuse_a_run(path: Path, layout: Layout, step: int) -> None:
+    """Raise UserError if a file holds another model, or a run further than `step`."""
+    if not path.exists():
+        return
+    found = load(path)
+    done = found.metadata["meta_step"]
+    if done or step:
+        found.vector(layout)
+    if done > step:
         raise UserError(
             f"{path} holds a run of {done} meta-steps, which one of {step} would"
             " replace; restore it, or name another file"

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from reptile_lib.errors import UserError
@@ -24,15 +24,21 @@ def written_whole(path: Path) -> Iterator[Path]:
             with temporary.open("rb+") as file:
                 os.fsync(file.fileno())
             temporary.replace(path)
-            folder = os.open(path.parent, os.O_RDONLY)
-            try:
-                os.fsync(folder)  # the new name, too, must survive a power cut
-            finally:
-                os.close(folder)
+            with suppress(OSError):  # not every file system knows it for folders
+                _flush(path.parent)
         finally:
             temporary.unlink(missing_ok=True)
     except OSError as error:
         raise cannot_write(path, error) from error
+
+
+def _flush(folder: Path) -> None:
+    """Make names in a folder survive a power cut."""
+    number = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(number)
+    finally:
+        os.close(number)
 
 
 def cannot_write(path: Path, error: OSError) -> UserError:

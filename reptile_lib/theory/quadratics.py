@@ -20,7 +20,7 @@ from torch import Tensor
 
 from reptile_lib.errors import UserError
 from reptile_lib.rng import Draws
-from reptile_lib.tasks import Batch, Episodes
+from reptile_lib.tasks import Batch, Episodes, draw_tasks
 
 
 def quadratic_loss(theta: Tensor, batch: Batch) -> Tensor:
@@ -48,6 +48,8 @@ class Quadratics:
 
     H: Tensor
     w: Tensor
+
+    draw = draw_tasks
 
     def __post_init__(self) -> None:
         """Raise UserError if the shapes do not fit or an H is not symmetric."""

@@ -391,7 +391,7 @@ def test_opened_from_disk_pages_work(browser: Browser, width: int) -> None:
 def search(browser: Browser, words: str) -> set[str]:
     """Search the book; return the pages that are found."""
     browser.open((HTML / "search.html").as_uri() + f"?q={quote(words)}", 1280)
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while not browser.evaluate("document.querySelector('.search-summary').textContent"):
         assert time.monotonic() < deadline, "the search does not end"
         time.sleep(0.1)
@@ -414,7 +414,8 @@ def test_search_finds_chinese_words(browser: Browser, words: str) -> None:
     wanted = {
         name(path)
         for path in ARTICLES
-        if all(word in article(path).get_text() for word in words.split())
+        if name(path) != "genindex.html"  # made of the pages, and not searched
+        and all(word in article(path).get_text() for word in words.split())
     }
     assert wanted
     assert wanted <= search(browser, words)

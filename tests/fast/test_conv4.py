@@ -1,41 +1,64 @@
-"""Conv4's gradient written out, against autograd through the module itself."""
+"""Conv4's gradient written out, against autograd through the module itself.
 
+What every kernel must do is asked in `test_kernels`.
+"""
+
+from collections.abc import Iterator
 from functools import partial
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor
+from torch import Tensor, nn
 from torch._dynamo import utils as dynamo
 from torch.nn import functional as F
 
-from reptile_lib import conv4, conv4_compiled
-from reptile_lib.conv4_gradient import (
-    Conv4Loss,
-    applies,
+from reptile_lib import Batch, InnerOptimizer, SwitchEvery, adam, adapt, conv4, sgd
+from reptile_lib.fast import conv4_compiled
+from reptile_lib.fast.choose import make_kernel
+from reptile_lib.fast.conv4 import (
+    GROUP,
+    Conv4Kernel,
+    conv4_kernel,
     gradient,
-    image_patches,
     products,
     to_matrices,
     to_vector,
-    workspace,
 )
-from reptile_lib.engine import adapt, make_loss
-from reptile_lib.inner import Batch, adam, sgd
-from reptile_lib.models import pad_same
-from reptile_lib.params import layout, ravel
-from reptile_lib.stopping import SwitchEvery
+from reptile_lib.fast.conv4_buffers import image_patches, workspace
+from reptile_lib.kernel import of_model
+from reptile_lib.models.conv4 import Conv4, pad_same
+from reptile_lib.params import Layout, layout, ravel
 from tests import textbook
+
+CPU = torch.device("cpu")
+
+
+def kernel_of(
+    model: nn.Module, criterion: textbook.Criterion, compiled: bool = False
+) -> Conv4Kernel:
+    reference = of_model(model, criterion)
+    found = conv4_kernel(model, criterion, reference, compiled=compiled)
+    assert found is not None
+    return found
+
+
+def pictures(
+    n: int, batch: int, ways: int, channels: int, size: int, seed: int
+) -> tuple[Tensor, Tensor]:
+    g = torch.Generator().manual_seed(seed)
+    x = torch.rand(n, batch, channels, size, size, generator=g, dtype=torch.float64)
+    return x, torch.randint(ways, (n, batch), generator=g)
 
 
 def stack(n: int, batch: int, ways: int, channels: int, size: int, seed: int) -> Batch:
-    g = torch.Generator().manual_seed(seed)
-    x = torch.rand(n, batch, channels, size, size, generator=g, dtype=torch.float64)
-    return Batch(x, torch.randint(ways, (n, batch), generator=g))
+    return Batch(*pictures(n, batch, ways, channels, size, seed))
 
 
-def weights(n: int, ways: int, channels: int, size: int) -> tuple[Tensor, ...]:
+def weights(
+    n: int, ways: int, channels: int, size: int
+) -> tuple[Tensor, list[nn.Module], Layout]:
     models = [conv4(ways, channels, size, seed=i).double() for i in range(n)]
     return torch.stack([ravel(m) for m in models]), models, layout(models[0])
 
@@ -54,7 +77,7 @@ def test_gradient_is_autograds(
 ) -> None:
     criterion = partial(F.cross_entropy, reduction="sum" if summed else "mean")
     theta, models, where = weights(n, ways, channels, size)
-    x, y = stack(n, batch, ways, channels, size, seed=n)
+    x, y = pictures(n, batch, ways, channels, size, seed=n)
     space = workspace(where, n, batch, size, theta)
     matrices, patches = to_matrices(theta, where), image_patches(x)
     # The second time on used buffers.
@@ -76,10 +99,9 @@ def test_gradient_is_autograds(
 
 def test_biases_that_batch_norm_removes_stay_where_they_are() -> None:
     theta, models, where = weights(1, 3, 1, 12)
-    loss, _ = make_loss(models[0], F.cross_entropy)
-    x, y = stack(1, 6, 3, 1, 12, seed=0)
+    kernel, support = kernel_of(models[0], F.cross_entropy), stack(1, 6, 3, 1, 12, 0)
     order = torch.arange(6).view(1, 2, 3)
-    adapted = adapt(loss, theta[0], Batch(x, y), order, adam(0.1)).theta[0]
+    adapted = adapt(kernel, theta[0], support, order, adam(0.1)).theta[0]
     moved = dict(
         zip(where.names, (adapted != theta[0]).split(where.sizes), strict=True)
     )
@@ -103,20 +125,28 @@ def test_matrix_order_is_a_permutation(
 
 def test_a_filter_times_patches_is_the_convolution() -> None:
     theta, models, where = weights(1, 2, 3, 11)
-    x = stack(1, 4, 2, 3, 11, seed=5).x
+    x, _ = pictures(1, 4, 2, 3, 11, seed=5)
+    assert isinstance(models[0], Conv4)
     first = models[0].convolutions[0]
+    assert isinstance(first, nn.Conv2d)
+    assert first.bias is not None
     matrix = to_matrices(theta, where)[0, : first.weight.numel()].view(-1, 64)
     outputs = image_patches(x)[0] @ matrix + first.bias  # [4, o·o, 64]
     expected = first(pad_same(x[0])).flatten(2).mT
     torch.testing.assert_close(outputs, expected, rtol=0, atol=1e-12)
 
 
+@pytest.fixture(params=[1, 2, 3])
+def threads(request: pytest.FixtureRequest) -> Iterator[int]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield request.param
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("threads")
 @pytest.mark.parametrize("n", [1, 2, 3, 7])
-@pytest.mark.parametrize("threads", [1, 2, 3])
-def test_products_of_a_stack(
-    n: int, threads: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+def test_products_of_a_stack(n: int) -> None:
     a, b = torch.rand(n, 4, 3).double(), torch.rand(n, 3, 5).double()
     out = torch.empty(n, 4, 5).double()
     products(a, b, out)
@@ -124,99 +154,79 @@ def test_products_of_a_stack(
 
 
 def test_a_large_stack_is_cut_into_groups_with_the_same_result() -> None:
-    n = Conv4Loss.group + 3
+    n = GROUP + 3
     model = conv4(2, size=9).double()
-    loss, _ = make_loss(model, F.cross_entropy)
+    kernel = make_kernel(model, F.cross_entropy, device=CPU)
     support = stack(n, 4, 2, 1, 9, seed=1)
     order = torch.arange(4).view(1, 2, 2).expand(n, -1, -1)
-    whole = adapt(loss, ravel(model), support, order, sgd(0.1))
-    for i in (0, Conv4Loss.group - 1, Conv4Loss.group, n - 1):
-        one = Batch(support.x[i : i + 1], support.y[i : i + 1])
-        alone = adapt(loss, ravel(model), one, order[:1], sgd(0.1))
+    whole = adapt(kernel, ravel(model), support, order, sgd(0.1))
+    for i in (0, GROUP - 1, GROUP, n - 1):
+        one = support.map(lambda t, i=i: t[i : i + 1])  # type: ignore[misc]
+        alone = adapt(kernel, ravel(model), one, order[:1], sgd(0.1))
         torch.testing.assert_close(whole.theta[i], alone.theta[0], rtol=0, atol=1e-12)
 
 
-def test_many_steps_between_enter_and_leave() -> None:
-    model = conv4(3, size=10).double()
-    loss, _ = make_loss(model, F.cross_entropy)
-    assert isinstance(loss, Conv4Loss)
-    support = stack(2, 4, 3, 1, 10, seed=2)
-    order = torch.arange(4).view(1, 2, 2).expand(2, -1, -1)
-    inner = adam(0.01)
-    state = {"v": torch.rand_like(ravel(model)), "step": torch.tensor(3.0).double()}
-    outside = adapt(loss, ravel(model), support, order, inner, state)
-    inside, phi, (turned,) = loss.enter(ravel(model), [state])
-    adapted = adapt(inside, phi, support, order, inner, turned)
-    theta, (states,) = inside.leave(adapted.theta, [adapted.state])
-    assert torch.equal(theta, outside.theta)
-    assert states is not None
-    assert torch.equal(states["v"], outside.state["v"])
-    one = Batch(support.x[0], support.y[0])
-    torch.testing.assert_close(inside(phi, one), loss(ravel(model), one))
-
-
-def test_compiled_steps_are_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def compiler() -> None:
     if not conv4_compiled.works():
         pytest.skip("torch cannot compile here")
-    model = conv4(3, size=10).double()
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("compiler")
+@pytest.mark.parametrize("betas", [(0.0, 0.999), (0.9, 0.999)])
+def test_compiled_steps_are_the_others(betas: tuple[float, float]) -> None:
+    model, inner = conv4(3, size=10).double(), adam(0.01, betas)
     criterion = partial(F.cross_entropy, reduction="sum")
     support = stack(2, 6, 3, 1, 10, seed=3)
     order = torch.arange(6).view(1, 3, 2).expand(2, -1, -1)
-    state = {"v": torch.rand_like(ravel(model)), "step": torch.tensor(3.0).double()}
-    asked, counted = [], dynamo.counters["stats"]["unique_graphs"]
-    step = conv4_compiled.step
-    monkeypatch.setattr(
-        conv4_compiled, "step", lambda *args: asked.append(args) or step(*args)
-    )
-    for inner, start in (
-        (adam(0.01), state),
-        (adam(0.01, (0.9, 0.999)), state | {"m": torch.rand_like(state["v"])}),
-    ):
-        plain, compiled = (
-            adapt(
-                make_loss(model, criterion, compiled=compiled)[0],
-                ravel(model),
-                support,
-                order,
-                inner,
-                start,
-            )
-            for compiled in (False, True)
+    state = {
+        n: torch.rand_like(v) if n != "step" else 3 + v
+        for n, v in inner.init(ravel(model)).items()
+    }
+    counted = dynamo.counters["stats"]["unique_graphs"]
+    plain, compiled = (
+        adapt(
+            kernel_of(model, criterion, way), ravel(model), support, order, inner, state
         )
-        for found, expected in (
-            (compiled.theta, plain.theta),
-            (compiled.losses, plain.losses),
-            *((compiled.state[name], plain.state[name]) for name in plain.state),
-        ):
-            torch.testing.assert_close(found, expected, rtol=0, atol=1e-10)
-    assert len(asked) == 2
-    # One variant an optimiser: the first step is not of another layout.
-    assert dynamo.counters["stats"]["unique_graphs"] - counted == 2
+        for way in (False, True)
+    )
+    torch.testing.assert_close(compiled, plain, rtol=0, atol=1e-10)
+    # One variant: the first step is not of another layout.
+    assert dynamo.counters["stats"]["unique_graphs"] - counted == 1
 
 
-def test_no_steps_need_no_compiler() -> None:
+def own(rates: Tensor) -> InnerOptimizer:
+    return InnerOptimizer(
+        "own", 0.1, lambda theta: {}, lambda g, state, theta: (theta - rates * g, state)
+    )
+
+
+def test_what_has_no_steps_stops_or_tells_weights_apart_is_not_compiled() -> None:
     model = conv4(3, size=10).double()
-    loss, _ = make_loss(model, F.cross_entropy, compiled=True)
-    support, order = stack(2, 6, 3, 1, 10, seed=3), torch.empty(2, 0, 2).long()
-    found = adapt(loss, ravel(model), support, order, adam(0.01))
-    assert torch.equal(found.theta, ravel(model).expand(2, -1))
-    assert found.losses.shape == (2, 0)
-
-
-def test_what_stops_is_not_compiled() -> None:
-    model = conv4(3, size=10).double()
-    loss, _ = make_loss(model, F.cross_entropy, compiled=True)
-    support = stack(2, 6, 3, 1, 10, seed=3)
+    kernel, plain = (kernel_of(model, F.cross_entropy, way) for way in (True, False))
+    support, phi = stack(2, 6, 3, 1, 10, seed=3), ravel(model)
     order = torch.arange(6).view(1, 3, 2).expand(2, -1, -1)
-    inner = sgd(0.01).until(SwitchEvery(1))
-    assert adapt(loss, ravel(model), support, order, inner).steps.tolist() == [1, 1]
+    rates = torch.linspace(0.01, 0.1, len(phi), dtype=phi.dtype)
+    counted = dynamo.counters["stats"]["unique_graphs"]
+    for inner, steps in (
+        (adam(0.01), 0),
+        (sgd(0.01).until(SwitchEvery(1)), 3),
+        (sgd(rates), 3),
+        (own(rates), 3),
+    ):
+        found, expected = (
+            adapt(k, phi, support, order[:, :steps], inner) for k in (kernel, plain)
+        )
+        torch.testing.assert_close(found, expected, rtol=0, atol=0)
+    assert dynamo.counters["stats"]["unique_graphs"] == counted
 
 
 @pytest.mark.parametrize("written", ["buffers", "pure"])
 def test_bf16_is_near_and_not_equal(written: str) -> None:
     where = layout(conv4(5))
     phi = ravel(conv4(5))
-    x, y = stack(2, 20, 5, 1, 28, seed=4)
+    x, y = pictures(2, 20, 5, 1, 28, seed=4)
     found = []
     for bf16 in (False, True):
         matrices, patches = to_matrices(phi, where), image_patches(x.float())
@@ -233,10 +243,29 @@ def test_bf16_is_near_and_not_equal(written: str) -> None:
     torch.testing.assert_close(rounded_loss, loss, rtol=0.05, atol=0)
 
 
-def test_it_applies_to_conv4_with_cross_entropy_alone() -> None:
+def test_it_is_for_conv4_with_cross_entropy_alone() -> None:
+    def applies(model: nn.Module, criterion: textbook.Criterion) -> bool:
+        return conv4_kernel(model, criterion, of_model(model, criterion)) is not None
+
     assert applies(conv4(5), F.cross_entropy)
     assert applies(conv4(5), partial(F.cross_entropy, reduction="sum"))
     assert not applies(conv4(5), partial(F.cross_entropy, reduction="none"))
     assert not applies(conv4(5), partial(F.cross_entropy, label_smoothing=0.1))
     assert not applies(conv4(5), F.mse_loss)
     assert not applies(torch.nn.Linear(2, 2), F.cross_entropy)
+
+
+def test_a_head_for_oblong_images_is_left_to_autograd() -> None:
+    model = conv4(3, size=16).double()  # its head is for 1x1 pixels
+    assert isinstance(model, Conv4)
+    model.out = nn.Linear(2 * 64, 3).double()  # ... this one for 2x1
+    kernel = make_kernel(model, F.cross_entropy, device=CPU)
+    g = torch.Generator().manual_seed(0)
+    x = torch.rand(2, 4, 1, 32, 16, generator=g, dtype=torch.float64)
+    y = torch.tensor([0, 1, 2, 0]).expand(2, -1)
+    theta = ravel(model).expand(2, -1)
+    g_found, losses = kernel.gradient(kernel.pack(theta), Batch(x, y))
+    for i in range(2):
+        expected, loss = textbook.gradient(model, F.cross_entropy, x[i], y[i])
+        torch.testing.assert_close(kernel.unpack(g_found)[i], expected)
+        torch.testing.assert_close(losses[i], loss)

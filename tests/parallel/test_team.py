@@ -16,66 +16,20 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reptile_lib import checkpoint, cli, runs, workers
-from reptile_lib.errors import UserError
-from reptile_lib.meta import Target
-from reptile_lib.runs import CHECKPOINT
-from reptile_lib.workers import World, mean_target, pieces, share
-from tests.test_cli import SMALL, phi
+from reptile_lib import UserError
+from reptile_lib.meta import Alone, Target, weighted_mean
+from reptile_lib.parallel.launch import launch
+from reptile_lib.parallel.team import here, joined
+from reptile_lib.runs import cli, run
+from reptile_lib.runs.run import CHECKPOINT
+from reptile_lib.runs.settings import complete
+from reptile_lib.storage import checkpoint
+from tests.runs.test_cli import SMALL, phi
 
-ROOT = Path(__file__).parents[1]
-steps, sizes = st.integers(1, 12), st.integers(1, 9)
-more = st.integers(0, 40)  # tasks beyond one a process
-
-
-# --- the division of a meta-batch
+ROOT = Path(__file__).parents[2]
 
 
-@given(more=more, steps=steps, size=sizes)
-def test_pieces_are_all_inner_steps_once_and_end_together(
-    more: int, steps: int, size: int
-) -> None:
-    tasks = size + more
-    done = [pieces(tasks, steps, World(rank, size)) for rank in range(size)]
-    everything = [
-        (p.task, step) for part in done for p in part for step in range(p.start, p.stop)
-    ]
-    expected = [(task, step) for task in range(tasks) for step in range(steps)]
-    assert sorted(everything) == expected
-    # McNaughton's bound: no schedule can be shorter
-    longest = max(sum(p.stop - p.start for p in part) for part in done)
-    assert longest == -(-tasks * steps // size)
-    assert all(done)  # nobody is idle
-
-
-@given(more=more, steps=steps, size=sizes)
-def test_a_cut_task_is_begun_before_it_is_finished(
-    more: int, steps: int, size: int
-) -> None:
-    tasks = size + more
-    # when each step is done, if all processes start together and never wait
-    when: dict[tuple[int, int], int] = {}
-    for rank in range(size):
-        clock = 0
-        for piece in pieces(tasks, steps, World(rank, size)):
-            for step in range(piece.start, piece.stop):
-                when[piece.task, step] = clock
-                clock += 1
-    for task in range(tasks):
-        times = [when[task, step] for step in range(steps)]
-        assert times == sorted(set(times))
-
-
-def test_five_tasks_on_two_processes_by_hand() -> None:
-    assert pieces(5, 5, World(0, 2)) == [(0, 0, 5), (1, 0, 5), (2, 3, 5)]
-    assert pieces(5, 5, World(1, 2)) == [(2, 0, 3), (3, 0, 5), (4, 0, 5)]
-
-
-@given(count=st.integers(0, 50), size=sizes)
-def test_shares_are_all_tasks_once_and_even(count: int, size: int) -> None:
-    parts = [share(count, World(rank, size)) for rank in range(size)]
-    assert [i for part in parts for i in part] == list(range(count))
-    assert max(map(len, parts)) - min(map(len, parts)) <= 1
+# --- a meta-batch in parts
 
 
 @given(st.lists(st.tuples(st.integers(1, 9), st.floats(-9, 9)), min_size=1, max_size=6))
@@ -87,7 +41,7 @@ def test_targets_of_parts_average_by_their_tasks(
         return Target(t, {"v": 3 * t, "step": t[0]}, t[1], 4 * t[0])
 
     count = sum(n for n, _ in parts)
-    found = mean_target([(n, target(value)) for n, value in parts], count)
+    found = weighted_mean([(n, target(value)) for n, value in parts], count)
     expected = target(sum(n * value for n, value in parts) / count)
     torch.testing.assert_close(found, expected)
 
@@ -101,7 +55,7 @@ from torch import nn
 from torch.nn import functional as F
 from reptile_lib import FewShotTasks, Reptile, Sine, adam, conv4, evaluate, linear, load
 from reptile_lib import mlp
-from reptile_lib.workers import joined, world
+from reptile_lib.parallel.team import here, joined
 
 torch.set_default_dtype(torch.float64)
 torch.set_num_threads(1)
@@ -121,7 +75,11 @@ with joined("cpu") as device:
         test = FewShotTasks(glyphs.test, ways=3, shots=1)
         found = evaluate(learner, test, inner_steps=3, count=7)
         scores = torch.stack([score.values for score in found])
-    if world().rank == 0:
+    for count in (0, 1, 2, 7):  # shares are all things once, and even
+        mine = torch.tensor([*here().portion(count)], dtype=torch.int64)
+        assert torch.equal(here().gather(mine), torch.arange(count))
+        assert count // here().size <= len(mine) <= -(-count // here().size)
+    if here().rank == 0:
         losses = [row["loss"] for row in learner.history]
         torch.save((learner.phi, learner.inner_state, losses, scores), out)
 """
@@ -140,6 +98,7 @@ def torchrun(processes: int, script: Path, *arguments: Any) -> None:
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("what", "others"), [("sine", (2,)), ("glyphs", (2, 4))])
 def test_several_processes_find_the_phi_of_one(
     what: str, others: tuple[int, ...], tmp_path: Path
@@ -156,6 +115,7 @@ def test_several_processes_find_the_phi_of_one(
         torch.testing.assert_close(other, one, rtol=0, atol=1e-11)
 
 
+@pytest.mark.slow
 def test_processes_of_two_machines_find_the_phi_of_one(tmp_path: Path) -> None:
     script = tmp_path / "train.py"
     script.write_text(SCRIPT)
@@ -185,52 +145,6 @@ def test_processes_of_two_machines_find_the_phi_of_one(tmp_path: Path) -> None:
     torch.testing.assert_close(two, one, rtol=0, atol=1e-11)
 
 
-SHARED = """
-import sys
-import time
-from pathlib import Path
-import torch
-from reptile_lib import UserError, workers
-from reptile_lib.shared import Shared
-
-with workers.joined("cpu"):
-    rank, size = workers.world()
-    shared = workers._shared
-    assert isinstance(shared, Shared)
-    rows = torch.arange(size * 1000).view(size, 1000).double()
-    shared.reserve(1000, rows.dtype)
-    for turn in range(50):
-        time.sleep(0.001 * ((rank + turn) % size))  # each is the last one at times
-        if rank > 0:
-            shared.hand_on(rows[rank] + turn, rank - 1)
-        if rank < size - 1:
-            found = shared.take(rows[0], rank + 1)
-            assert torch.equal(found, rows[rank + 1] + turn)
-        total = shared.add_up(rows[rank] * turn)
-        assert torch.equal(total, (rows * turn).sum(0))
-    # It is made where no room is left; the first process tells the others.
-    if rank == 0:
-        full = open("/dev/full", "wb", buffering=0)
-        Path.write_bytes = lambda path, content: full.write(content)
-    try:
-        shared.reserve(77, rows.dtype)
-    except UserError as error:
-        assert "cannot share memory" in str(error) and "TMPDIR" in str(error)
-    else:
-        raise AssertionError("a full disk went unnoticed")
-    assert torch.equal(shared.add_up(rows[rank]), rows.sum(0))  # nothing was lost
-Path(sys.argv[1], str(rank)).touch()
-"""
-
-
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full (Linux)")
-def test_shared_memory_sums_and_hands_on(tmp_path: Path) -> None:
-    script = tmp_path / "share.py"
-    script.write_text(SHARED)
-    torchrun(3, script, tmp_path)
-    assert {path.name for path in tmp_path.iterdir()} == {"share.py", "0", "1", "2"}
-
-
 def start(*arguments: Any, env: dict[str, str] | None = None) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "reptile_lib", *map(str, arguments)]
     pipe = subprocess.PIPE
@@ -250,6 +164,7 @@ def workers_of(process: subprocess.Popen[str]) -> list[int]:
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="finds workers through /proc")
 def test_a_killed_worker_is_replaced_and_the_run_ends_with_the_same_phi(
     tmp_path: Path,
@@ -288,6 +203,7 @@ def test_a_killed_worker_is_replaced_and_the_run_ends_with_the_same_phi(
         assert torch.equal(value, phi(killed)[name]), name
 
 
+@pytest.mark.slow
 def test_a_mistake_is_told_once_and_starts_nothing_again(tmp_path: Path) -> None:
     deep = tmp_path / (8 * "a long way down") / "to a socket"
     deep.mkdir(parents=True)
@@ -308,11 +224,12 @@ def test_a_mistake_is_told_once_and_starts_nothing_again(tmp_path: Path) -> None
         assert "Traceback" not in err
 
 
+@pytest.mark.slow
 def test_what_a_process_died_of_is_told_in_a_line() -> None:
     with pytest.raises(
         UserError, match=r"process \d died \(TypeError: .*integer\) and 0"
     ):
-        workers.launch(operator.index, [], 2, restarts=0)  # type: ignore[arg-type]
+        launch(operator.index, [], 2, restarts=0)  # type: ignore[arg-type]
 
 
 def test_a_second_launcher_is_refused(
@@ -333,7 +250,7 @@ def test_a_process_without_a_gpu_of_its_own_is_told(
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     with (
         pytest.raises(UserError, match=r"2 processes on 1 GPUs: .* a process a GPU"),
-        workers.joined(device),
+        joined(device),
     ):
         pass
 
@@ -341,20 +258,21 @@ def test_a_process_without_a_gpu_of_its_own_is_told(
 def test_a_refused_folder_is_not_taken_over_by_a_restart(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = runs.complete({"meta_steps": 2, "meta_batch": 1, "inner_steps": 1})
-    data = runs.load_data(config)
-    runs.train(config, data, tmp_path, device="cpu")
+    config = complete({"meta_steps": 2, "meta_batch": 1, "inner_steps": 1})
+    data = run.load_data(config)
+    run.train(config, data, tmp_path, device="cpu")
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "another job")
     monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
     with pytest.raises(UserError, match="already holds a run"):
-        runs.train(config, data, tmp_path, device="cpu")
+        run.train(config, data, tmp_path, device="cpu")
     monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "0")
-    runs.train(config, data, tmp_path, device="cpu", resume="always")
+    run.train(config, data, tmp_path, device="cpu", resume="always")
     monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
-    _, start_step = runs.train(config, data, tmp_path, device="cpu")
+    _, start_step = run.train(config, data, tmp_path, device="cpu")
     assert start_step == 2
 
 
+@pytest.mark.slow
 def test_no_number_of_processes_is_named() -> None:
     for bad in ("0", "-1", "many"):
         process = start("train", "--out", "x", "--processes", bad)
@@ -364,14 +282,15 @@ def test_no_number_of_processes_is_named() -> None:
 
 
 def test_outside_a_group_there_is_one_process() -> None:
-    assert workers.world() == (0, 1)
-    done = []
-    workers.first_alone(lambda: done.append(1))
-    assert done == [1]
+    team = here()
+    assert isinstance(team, Alone)
+    assert (team.rank, team.size) == (0, 1)
+    assert team.first_alone(lambda: 7) == 7
+    assert team.portion(5) == range(5)
     values = torch.ones(2)
-    assert workers.gather(values) is values
+    assert team.gather(values) is values
     with pytest.raises(UserError, match="as it is"):
-        workers.first_alone(fail)
+        team.first_alone(fail)
 
 
 def fail() -> None:

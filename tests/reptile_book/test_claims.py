@@ -2,8 +2,8 @@
 
 import pytest
 
+from reptile_book.claims import claim
 from reptile_lib import UserError
-from reptile_lib.claims import claim
 
 
 def test_a_true_claim_is_printed(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,28 +1,28 @@
 """Recorded rows: made by a run, written once, shown in a table made from them."""
 
-import errno
+import _thread
 import json
 import subprocess
 import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
-from reptile_lib import (
-    checkpoint,
-    cli,
-    headline,
-    meta_step,
-    reproduce,
-    results,
-    rows,
-    runs,
-    sine_row,
-)
-from reptile_lib.errors import UserError
-from reptile_lib.tasks import FewShotTasks
+from reptile_book import headline, records, reproduce, rows, sine_row
+from reptile_book.__main__ import main, parser
+from reptile_book.rows import row_name
+from reptile_lib import FewShotTasks, Sine, UserError, adaptation_curve, load
+from reptile_lib.runs import run
+from reptile_lib.runs.settings import LATER
+from reptile_lib.storage import checkpoint
 
-RESULTS = Path(__file__).parents[1] / "results"
+RESULTS = Path(__file__).parents[2] / "results"
 TINY = {
     "ways": 3,
     "train_shots": 2,
@@ -36,16 +36,39 @@ TINY = {
 }
 
 
+Recorded = tuple[Path, records.Record]
+
+
+def tiny(folder: Path, row: str = "glyphs-5way", **options: Any) -> records.Record:
+    """Record seed 0 of a row with few and small steps."""
+    how: dict[str, Any] = {"device": "cpu", "trial": TINY} | options
+    return reproduce.reproduce(row, 0, "short", folder, **how)
+
+
 @pytest.fixture
-def recorded(tmp_path, monkeypatch):
+def recorded(tmp_path: Path) -> Recorded:
     """A results folder with one tiny row."""
-    monkeypatch.setitem(rows.ROWS, "glyphs-5way", {"data": "glyphs"})
-    monkeypatch.setitem(rows.BUDGETS, "short", TINY)
-    record = reproduce.reproduce("glyphs-5way", 0, "short", tmp_path, device="cpu")
-    return tmp_path, record
+    return tmp_path, tiny(tmp_path)
 
 
-def test_a_row_is_recorded_whole(recorded):
+@contextmanager
+def interrupted_after(path: Path) -> Iterator[None]:
+    """Press Ctrl-C a moment after a file has appeared."""
+
+    def press() -> None:
+        while not path.exists():
+            time.sleep(0.01)
+        time.sleep(0.2)
+        _thread.interrupt_main()
+
+    finger = threading.Thread(target=press, daemon=True)
+    finger.start()
+    with pytest.raises(KeyboardInterrupt):
+        yield
+    finger.join()
+
+
+def test_a_row_is_recorded_whole(recorded: Recorded) -> None:
     folder, record = recorded
     stored = json.loads((folder / "glyphs-5way-short" / "seed-0.json").read_text())
     assert stored == record
@@ -56,111 +79,111 @@ def test_a_row_is_recorded_whole(recorded):
     assert left == ["seed-0.json", "seed-0.safetensors"]
 
 
-def test_the_recorded_phi_repeats_the_number(recorded):
+def test_the_recorded_phi_repeats_the_number(recorded: Recorded) -> None:
     folder, record = recorded
     phi = folder / "glyphs-5way-short" / "seed-0.safetensors"
     for shots in rows.SHOTS:
-        learner, config = runs.reopen(phi, "cpu", shots=shots)
-        tasks = FewShotTasks(runs.load_data(config).test, config["ways"], shots)
-        scores = runs.score(learner, config, tasks)
+        learner, config = run.reopen(phi, "cpu", shots=shots)
+        tasks = FewShotTasks(run.load_data(config).test, config.ways, shots)
+        scores = run.score(learner, config, tasks)
         assert scores.as_dict() == record["metrics"][f"{shots}-shot"]
 
 
-def test_a_recorded_row_is_not_overwritten(recorded):
+def test_a_recorded_row_is_not_overwritten(recorded: Recorded) -> None:
     folder, _ = recorded
     with pytest.raises(UserError, match="recorded already; delete it"):
-        reproduce.reproduce("glyphs-5way", 0, "short", folder, device="cpu")
+        tiny(folder)
 
 
-def test_a_stopped_run_is_continued_to_the_same_phi(recorded, tmp_path, monkeypatch):
-    folder, _ = recorded
-    whole = (folder / "glyphs-5way-short" / "seed-0.safetensors").read_bytes()
-    again = tmp_path / "again"
-
-    steps = meta_step.take
-
-    def interrupted(learner, run, numbers):
-        if numbers.start == 2:
-            raise KeyboardInterrupt
-        return steps(learner, run, numbers)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(meta_step, "take", interrupted)
-        with pytest.raises(KeyboardInterrupt):
-            reproduce.reproduce("glyphs-5way", 0, "short", again, device="cpu")
-    stopped, _ = runs.reopen(again / "glyphs-5way-short" / "run-0", "cpu")
-    assert stopped.state.meta_step == 2
-    reproduce.reproduce("glyphs-5way", 0, "short", again, device="cpu")
-    phi = again / "glyphs-5way-short" / "seed-0.safetensors"
-    # The same tensors; the header holds seconds.
-    assert phi.read_bytes()[-400_000:] == whole[-400_000:]
+@pytest.mark.slow
+def test_a_stopped_run_is_continued_to_the_same_phi(tmp_path: Path) -> None:
+    longer = TINY | {"meta_steps": 500}
+    tiny(tmp_path / "whole", trial=longer)
+    folder = tmp_path / "again" / "glyphs-5way-short"
+    with interrupted_after(folder / "run-0" / run.CHECKPOINT):
+        tiny(tmp_path / "again", trial=longer)
+    stopped, _ = run.reopen(folder / "run-0", "cpu")
+    assert 0 < stopped.state.meta_step < 500, "too early or too late to test anything"
+    tiny(tmp_path / "again", trial=longer)
+    again, whole = (
+        checkpoint.load(tmp_path / name / "glyphs-5way-short" / "seed-0.safetensors")
+        for name in ("again", "whole")
+    )
+    for name, value in whole.phi.items():
+        assert torch.equal(value, again.phi[name])
 
 
 HOLD = """
 import sys, time
 from pathlib import Path
-from reptile_lib import runs
-with runs.held(Path(sys.argv[1])):
+from reptile_lib.runs import run
+with run.held(Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(600)
 """
 
 
-@pytest.mark.parametrize(("row", "seeds"), [("glyphs-5way", "0"), ("sine", "0,1")])
+@pytest.mark.slow
+@pytest.mark.parametrize(("row", "seeds"), [("glyphs-5way", [0]), ("sine", [0, 1])])
 def test_two_processes_do_not_work_on_one_run(
-    row, seeds, tmp_path, monkeypatch, capsys
-):
-    monkeypatch.setitem(rows.ROWS, "glyphs-5way", {"data": "glyphs"})
-    tiny = {"meta_steps": 4, "eval_tasks": 2}
-    monkeypatch.setitem(rows.BUDGETS, "short", tiny if row == "sine" else TINY)
-    run = tmp_path / f"{row}-short" / "run-0"
-    command = ["reproduce", row, "--seeds", seeds, "--budget", "short", "--quiet"]
-    command += ["--results", str(tmp_path), "--processes", "1", "--device", "cpu"]
-    other = subprocess.Popen([sys.executable, "-c", HOLD, run], stdout=subprocess.PIPE)
-    with other:
+    row: str, seeds: list[int], tmp_path: Path
+) -> None:
+    trial = {"meta_steps": 4, "eval_tasks": 2} if row == "sine" else TINY
+    folder = tmp_path / f"{row}-short" / "run-0"
+
+    def command() -> list[records.Record]:
+        how: dict[str, Any] = {"device": "cpu", "trial": trial}
+        return reproduce.several(row, seeds, "short", tmp_path, **how)
+
+    holder = [sys.executable, "-c", HOLD, str(folder)]
+    with subprocess.Popen(holder, stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None
         assert other.stdout.readline() == b"held\n"
-        assert cli.main(command) == 2
-        assert f"another process is at work in {run}; wait" in capsys.readouterr().err
-        assert not (run / runs.CHECKPOINT).exists()
+        with pytest.raises(UserError) as caught:
+            command()
+        assert f"another process is at work in {folder}; wait" in str(caught.value)
+        assert not (folder / run.CHECKPOINT).exists()
         other.kill()  # the system lets go of what it held
         other.wait()
-    assert cli.main(command) == 0
-    assert not run.exists()
+    assert len(command()) == len(seeds)
+    assert not folder.exists()
 
 
-def test_a_short_row_is_scored_with_both_choices_of_moments(recorded):
+def test_a_short_row_is_scored_with_both_choices_of_moments(recorded: Recorded) -> None:
     folder, record = recorded
     phi = folder / "glyphs-5way-short" / "seed-0.safetensors"
     switched = record["metrics_switched_moments"]
     assert switched != record["metrics"]
-    learner, config = runs.reopen(phi, "cpu", shots=1)
-    tasks = FewShotTasks(runs.load_data(config).test, config["ways"], 1)
-    scores = runs.score(learner, config, tasks, moments="reset")
+    learner, config = run.reopen(phi, "cpu", shots=1)
+    tasks = FewShotTasks(run.load_data(config).test, config.ways, 1)
+    scores = run.score(learner, config, tasks, moments="reset")
     assert scores.as_dict() == switched["1-shot"]
 
 
-def test_a_row_of_another_configuration_is_not_taken_for_this_one(recorded):
+def test_a_row_of_another_configuration_is_not_taken_for_this_one(
+    recorded: Recorded,
+) -> None:
     folder, _ = recorded
     path = folder / "glyphs-5way-short" / "seed-0.json"
     record = json.loads(path.read_text())
     record["config"]["lr"] = 0.5
     path.write_text(json.dumps(record))
     with pytest.raises(UserError, match=r"lr was 0.5 and is now 0.001; delete it"):
-        reproduce.reproduce("glyphs-5way", 0, "short", folder, device="cpu")
+        tiny(folder)
 
 
-def test_the_reset_rows_forget_the_moments(tmp_path, monkeypatch):
-    monkeypatch.setitem(rows.BUDGETS, "short", TINY)
-    record = reproduce.reproduce("glyphs-5way-reset", 0, "short", tmp_path)
+def test_the_reset_rows_forget_the_moments(tmp_path: Path) -> None:
+    record = tiny(tmp_path, "glyphs-5way-reset")
     assert record["config"]["moments"] == "reset"
     phi = tmp_path / "glyphs-5way-reset-short" / "seed-0.safetensors"
-    learner, _ = runs.reopen(phi, "cpu")
+    learner, _ = run.reopen(phi, "cpu")
+    assert learner.inner_state is not None
     assert learner.inner_state["step"].item() == TINY["inner_steps"]
 
 
-def test_the_sine_row_records_losses(tmp_path, monkeypatch):
-    monkeypatch.setitem(rows.BUDGETS, "short", {"meta_steps": 300, "eval_tasks": 50})
-    record = reproduce.reproduce("sine", 1, "short", tmp_path)
+def test_the_sine_row_records_losses(tmp_path: Path) -> None:
+    trial = {"meta_steps": 300, "eval_tasks": 50}
+    record = reproduce.reproduce("sine", 1, "short", tmp_path, trial=trial)
     stored = json.loads((tmp_path / "sine-short" / "seed-1.json").read_text())
     assert stored == record
     assert list(record["metrics"]) == ["0-steps", "1-steps", "8-steps", "32-steps"]
@@ -170,27 +193,18 @@ def test_the_sine_row_records_losses(tmp_path, monkeypatch):
     assert (tmp_path / "sine-short" / "seed-1.safetensors").exists()
 
 
-def test_a_checkpoint_without_a_later_setting_means_what_was_done_then(tmp_path):
-    config = runs.complete(TINY)
-    learner = runs.build(config, "cpu")
-    old = {name: value for name, value in config.items() if name != "precision"}
-    learner.save(tmp_path / runs.CHECKPOINT, old)
-    _, found = runs.reopen(tmp_path, "cpu")
-    assert found == config
-
-
-def test_an_unknown_row_is_named():
+def test_an_unknown_row_is_named() -> None:
     with pytest.raises(UserError, match="unknown row 'imagenet'; choose one of glyphs"):
         reproduce.reproduce("imagenet", 0)
 
 
-def test_the_table_shows_measured_beside_published(tmp_path):
+def test_the_table_shows_measured_beside_published(tmp_path: Path) -> None:
     for seed, accuracy in enumerate((0.95, 0.97)):
         score = {"accuracy": accuracy, "ci95": 0.01, "tasks": 10}
         protocols = {"transductive": score, "non_transductive": score}
         record = {"metrics": {"1-shot": protocols, "5-shot": protocols}}
         path = tmp_path / "omniglot-5way" / f"seed-{seed}.json"
-        results.write(path, record | {"train_seconds": 90.0 + seed * 60})
+        records.write(path, record | {"train_seconds": 90.0 + seed * 60})
     lines = headline.headline(tmp_path).splitlines()
     assert sum(line.startswith("| omniglot-5way |") for line in lines) == 2
     cells = [cell.strip() for cell in lines[2].strip("|").split("|")]
@@ -210,108 +224,145 @@ def test_the_table_shows_measured_beside_published(tmp_path):
     assert not any(line.startswith("| glyphs") for line in lines)
 
 
-def test_the_committed_table_is_made_from_the_committed_records():
+def test_the_committed_table_is_made_from_the_committed_records() -> None:
     table = (RESULTS / "headline.md").read_text(encoding="utf-8")
     assert table == headline.headline(RESULTS)
 
 
-def test_seeds_of_the_sine_row_are_trained_together(tmp_path, monkeypatch):
-    budget = {"meta_steps": 50, "eval_tasks": 20}
-    monkeypatch.setitem(rows.BUDGETS, "short", budget)
-    together, alone = tmp_path / "together", tmp_path / "alone"
-    sine_row.train_together((1, 2), "short", together)
-    found = {}
-    for folder in (together, alone):
-        for seed in (1, 2):
-            found[folder, seed] = reproduce.reproduce("sine", seed, "short", folder)
-    for seed in (1, 2):
-        assert found[together, seed]["trained_together"] == 2
-        assert found[alone, seed]["trained_together"] == 1
-        for steps, one in found[alone, seed]["metrics"].items():
-            both = found[together, seed]["metrics"][steps]
-            assert both["loss"] == pytest.approx(one["loss"], rel=1e-2)
+def test_seeds_of_the_sine_row_are_trained_together(tmp_path: Path) -> None:
+    how: dict[str, Any] = {"trial": {"meta_steps": 50, "eval_tasks": 20}}
+    folders = {"together": tmp_path / "together", "alone": tmp_path / "alone"}
+    both = reproduce.several("sine", [1, 2], "short", folders["together"], **how)
+    for seed, found in zip((1, 2), both, strict=True):
+        one = reproduce.reproduce("sine", seed, "short", folders["alone"], **how)
+        assert found["trained_together"] == 2
+        assert one["trained_together"] == 1
+        for steps, value in one["metrics"].items():
+            loss = found["metrics"][steps]["loss"]
+            assert loss == pytest.approx(value["loss"], rel=1e-2)
 
 
-def test_what_has_begun_is_not_trained_together(tmp_path, monkeypatch):
-    monkeypatch.setitem(rows.BUDGETS, "short", {"meta_steps": 5})
+def test_what_has_begun_is_not_trained_together(tmp_path: Path) -> None:
     (tmp_path / "sine-short" / "run-1").mkdir(parents=True)
-    (tmp_path / "sine-short" / "run-1" / runs.CHECKPOINT).touch()
-    sine_row.train_together((1, 2), "short", tmp_path)
+    (tmp_path / "sine-short" / "run-1" / run.CHECKPOINT).touch()
+    sine_row.train_together((1, 2), "short", tmp_path, trial={"meta_steps": 5})
     assert not (tmp_path / "sine-short" / "run-2").exists()
 
 
-def test_several_seeds_go_on_with_those_that_are_left(recorded, capsys):
+def test_several_seeds_go_on_with_those_that_are_left(
+    recorded: Recorded, capsys: pytest.CaptureFixture[str]
+) -> None:
     folder, _ = recorded
     whole = (folder / "glyphs-5way-short" / "seed-0.json").read_bytes()
-    command = ["reproduce", "glyphs-5way", "--budget", "short", "--quiet"]
-    command += ["--results", str(folder), "--processes", "1", "--device", "cpu"]
-    assert cli.main([*command, "--seeds", "0,1"]) == 0
+    how: dict[str, Any] = {"device": "cpu", "trial": TINY}
+    reproduce.several("glyphs-5way", [0, 1], "short", folder, **how)
     assert "recorded already: seed-0" in capsys.readouterr().out
     assert (folder / "glyphs-5way-short" / "seed-0.json").read_bytes() == whole
     assert (folder / "glyphs-5way-short" / "seed-1.json").exists()
-    assert cli.main([*command, "--seeds", "0,1"]) == 2
-    assert "recorded already; delete it" in capsys.readouterr().err
+    with pytest.raises(UserError, match="recorded already; delete it"):
+        reproduce.several("glyphs-5way", [0, 1], "short", folder, **how)
 
 
-def test_a_damaged_record_is_named(recorded):
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        (["imagenet"], "unknown row 'imagenet'; choose one of"),
+        (["sine", "--seeds", "0,x"], "--seeds 0,x: give numbers like 0,1,2"),
+        (["sine", "--budget", "full"], "recorded already; delete it"),
+    ],
+)
+def test_a_mistake_in_the_command_is_one_line(
+    command: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["reproduce", *command, "--results", str(RESULTS), "--quiet"]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert len(error.strip().splitlines()) == 1
+
+
+def test_a_damaged_record_is_named(recorded: Recorded) -> None:
     folder, _ = recorded
     path = folder / "glyphs-5way-short" / "seed-0.json"
     path.write_text("{")
     with pytest.raises(UserError, match=r"seed-0.json is not JSON .*restore it"):
-        reproduce.reproduce("glyphs-5way", 0, "short", folder, device="cpu")
+        tiny(folder)
 
 
-def test_a_phi_that_cannot_be_kept_leaves_the_run(tmp_path, monkeypatch):
-    monkeypatch.setitem(rows.ROWS, "glyphs-5way", {"data": "glyphs"})
-    monkeypatch.setitem(rows.BUDGETS, "short", TINY)
-
-    def full(source, target):
-        Path(target).write_bytes(b"half")
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(reproduce.shutil, "copyfile", full)
-        with pytest.raises(UserError, match=r"cannot write .*No space left"):
-            reproduce.reproduce("glyphs-5way", 0, "short", tmp_path, device="cpu")
+def test_a_phi_that_cannot_be_kept_leaves_the_run(tmp_path: Path) -> None:
     folder = tmp_path / "glyphs-5way-short"
+    in_the_way = folder / "seed-0.safetensors"
+    in_the_way.mkdir(parents=True)
+    with pytest.raises(UserError, match=r"cannot write .*\(Is a directory\)"):
+        tiny(tmp_path)
+    in_the_way.rmdir()
     assert [path.name for path in folder.iterdir()] == ["run-0"]
-    reproduce.reproduce("glyphs-5way", 0, "short", tmp_path, device="cpu")
-    assert (folder / "seed-0.safetensors").exists()
+    tiny(tmp_path)
+    assert in_the_way.is_file()
 
 
-def test_a_sine_run_begun_with_other_settings_is_not_continued(tmp_path, monkeypatch):
-    monkeypatch.setitem(rows.BUDGETS, "short", {"meta_steps": 6, "eval_tasks": 2})
-
-    def interrupted(learner, run, numbers):
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(meta_step, "take", interrupted)
-        with pytest.raises(KeyboardInterrupt):
-            reproduce.reproduce("sine", 0, "short", tmp_path)
-    monkeypatch.setitem(rows.SINE, "lr", 0.5)
+@pytest.mark.slow
+def test_a_sine_run_begun_with_other_settings_is_not_continued(tmp_path: Path) -> None:
+    trial = {"meta_steps": 20_000, "eval_tasks": 2}
+    began = tmp_path / "sine-short" / "run-0" / run.CHECKPOINT
+    with interrupted_after(began):
+        reproduce.reproduce("sine", 0, "short", tmp_path, trial=trial)
     with pytest.raises(UserError, match=r"lr is 0.5, but the run began with 0.02"):
-        reproduce.reproduce("sine", 0, "short", tmp_path)
+        reproduce.reproduce("sine", 0, "short", tmp_path, trial=trial | {"lr": 0.5})
 
 
-def test_seeds_stopped_together_are_continued(tmp_path, monkeypatch):
-    budget = {"meta_steps": 40, "eval_tasks": 5}
-    monkeypatch.setitem(rows.BUDGETS, "short", budget)
-    steps = meta_step.take
-
-    def interrupted(learner, run, numbers):
-        if numbers.start >= 20:
-            raise KeyboardInterrupt
-        return steps(learner, run, numbers)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(meta_step, "take", interrupted)
-        with pytest.raises(KeyboardInterrupt):
-            sine_row.train_together((1, 2), "short", tmp_path)
-    for seed in (1, 2):
-        kept = checkpoint.load(
-            tmp_path / "sine-short" / f"run-{seed}" / runs.CHECKPOINT
-        )
-        assert kept.metadata["meta_step"] >= 20
-    record = reproduce.reproduce("sine", 1, "short", tmp_path)
+@pytest.mark.slow
+def test_seeds_stopped_together_are_continued(tmp_path: Path) -> None:
+    trial = {"meta_steps": 3000, "eval_tasks": 5}
+    row = tmp_path / "sine-short"
+    paths = [row / f"run-{seed}" / run.CHECKPOINT for seed in (1, 2)]
+    with interrupted_after(paths[1]):
+        sine_row.train_together((1, 2), "short", tmp_path, trial=trial)
+    reached = {checkpoint.load(path).metadata["meta_step"] for path in paths}
+    assert len(reached) == 1
+    assert 0 < reached.pop() < 3000, "too early or too late to test anything"
+    record = reproduce.reproduce("sine", 1, "short", tmp_path, trial=trial)
     assert set(record["metrics"]) == {"0-steps", "1-steps", "8-steps", "32-steps"}
+
+
+# --- what is committed
+
+PHIS = sorted(RESULTS.glob("*/seed-*.safetensors"))
+named = {"ids": lambda path: f"{path.parent.name}-{path.stem}"}
+
+
+def test_every_record_has_its_phi() -> None:
+    assert len(PHIS) >= 22
+    assert [p.with_suffix(".json") for p in PHIS] == sorted(
+        RESULTS.glob("*/seed-*.json")
+    )
+
+
+@pytest.mark.parametrize("path", PHIS, **named)
+def test_a_records_command_is_one(path: Path) -> None:
+    record = records.read_one(path.with_suffix(".json"))
+    python, m, module, *arguments = record["command"].split()
+    assert (python, m, module) == ("python", "-m", "reptile_book")
+    options = parser().parse_args(arguments)
+    assert row_name(options.row, options.budget) == record["row"] == path.parent.name
+    assert options.seeds == str(record["seed"])
+    assert options.processes == str(record["processes"])
+    config = rows.config(options.row, options.budget, record["seed"])
+    assert {**LATER, **record["config"]} == config
+
+
+@pytest.mark.parametrize("path", PHIS, **named)
+def test_a_committed_phi_is_read_and_scores(path: Path) -> None:
+    record = records.read_one(path.with_suffix(".json"))
+    if path.parent.name.startswith("sine"):
+        learner = sine_row.learner_of(rows.sine_settings("full", record["seed"]), "cpu")
+        learner.restore(path)
+        losses = adaptation_curve(learner, Sine(10), inner_steps=8, count=20).mean(0)
+        assert losses[8] < losses[0] / 5
+    else:
+        learner, settings = run.reopen(path, "cpu", eval_tasks=6, eval_steps=5)
+        assert settings.data == path.parent.name.split("-")[0]
+        tasks = FewShotTasks(load("glyphs").test, settings.ways, settings.shots)
+        scores = run.score(learner, settings, tasks)
+        assert scores.transductive.accuracy > 0.4  # chance is a fifth
+    assert learner.state.meta_step == record["config"]["meta_steps"]
+    assert learner.phi.isfinite().all()

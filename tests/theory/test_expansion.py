@@ -1,5 +1,6 @@
 """The expansion of the paper's section 5.1 against loops, Hessians and its table."""
 
+from functools import partial
 from itertools import product
 from typing import Any
 
@@ -10,10 +11,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.autograd.functional import hessian
 
-from reptile_lib import Batch, UserError
-from reptile_lib.expansion import coefficients, expected_gradient, terms
+from reptile_lib import Batch, InnerLoop, UserError
 from reptile_lib.meta import Target, fomaml, joint, maml, reptile
-from reptile_lib.tasks import quadratic_loss
+from reptile_lib.theory.expansion import coefficients, expected_gradient, terms
+from reptile_lib.theory.quadratics import quadratic_loss
 
 T, M, D = 3, 3, 2  # T and M share a factor: pairs of task and sequence show mix-ups
 float64: Any = {"dtype": torch.float64}
@@ -30,6 +31,7 @@ def bowls(seed: int = 0) -> tuple[Batch, Tensor]:
 
 def curved_loss(theta: Tensor, batch: Batch) -> Tensor:
     """A loss whose Hessian changes with theta: a tanh unit on inputs x [b, d]."""
+    assert isinstance(batch.x, Tensor)
     return (torch.tanh(batch.x @ theta) - batch.y).square().mean()
 
 
@@ -82,8 +84,8 @@ def test_another_rule_has_other_coefficients() -> None:
 def test_what_the_expansion_does_not_hold_is_a_misfit(strange: str) -> None:
     minibatches, points = bowls()
 
-    def rule(loss: Any, phi: Tensor, *rest: Any) -> Target:
-        at = terms(loss, phi, minibatches)
+    def rule(U: InnerLoop, phi: Tensor, *rest: Any) -> Target:
+        at = terms(quadratic_loss, phi, minibatches)
         more = {"avg_grad_inner": at.avg_grad_inner, "constant": torch.ones(D)}
         return Target(phi - at.avg_grad - more[strange], None, phi.sum())
 
@@ -98,12 +100,8 @@ def test_terms_are_what_they_are_defined_as(problem: Any) -> None:
         gradients, inner = [], []
         for t in range(T):
             batches = [Batch(x[t, i : i + 1], y[t, i : i + 1]) for i in range(M)]
-
-            def at(theta: Tensor, batch: Batch) -> Tensor:
-                return loss(theta, batch)
-
-            g = [torch.func.grad(at)(phi, batch) for batch in batches]
-            H = [hessian(lambda v, b=batch: at(v, b), phi) for batch in batches]
+            g = [torch.func.grad(loss)(phi, batch) for batch in batches]
+            H = [hessian(partial(loss, batch=batch), phi) for batch in batches]
             gradients += g
             inner += [H[j] @ g[i] for i, j in product(range(M), repeat=2)]
         found = terms(loss, phi, Batch(x, y))

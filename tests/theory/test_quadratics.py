@@ -12,11 +12,12 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from reptile_lib import Batch, Quadratics, Reptile, UserError, adapt, constant, sgd
+from reptile_lib.kernel import of_loss
 from reptile_lib.rng import TRAIN, draws
-from reptile_lib.tasks import quadratic_loss
+from reptile_lib.theory.quadratics import quadratic_loss
 
 CPU = torch.device("cpu")
-close = {"rtol": 1e-9, "atol": 1e-9}
+close: Any = {"rtol": 1e-9, "atol": 1e-9}
 
 
 def random_bowls(seed: int, T: int = 3, d: int = 2) -> Quadratics:
@@ -108,7 +109,7 @@ def test_progress_is_k_steps_of_gradient_descent(
     torch.testing.assert_close(by_hand, formula, rtol=1e-9, atol=1e-6)
     support = Batch(tasks.H[:, None], tasks.w[:, None])
     order = torch.zeros(len(tasks.w), k, 1, dtype=torch.int64)
-    adapted = adapt(quadratic_loss, phi, support, order, sgd(alpha)).theta
+    adapted = adapt(of_loss(quadratic_loss), phi, support, order, sgd(alpha)).theta
     torch.testing.assert_close(adapted, formula, rtol=1e-9, atol=1e-6)
 
 
@@ -362,9 +363,14 @@ def test_bad_input_names_the_value_and_the_remedy() -> None:
     with pytest.raises(UserError, match="k = -1"):
         tasks.minimiser(0.1, -1)
     for epsilon in (-0.1, inf, nan):
-        for call in (tasks.mean_rate, tasks.mean_square_rate, tasks.noise_floor):
+        calls: list[Callable[[float, int, float], object]] = [
+            tasks.mean_rate,
+            tasks.mean_square_rate,
+            tasks.noise_floor,
+        ]
+        for with_epsilon in calls:
             with pytest.raises(UserError, match=f"epsilon = {epsilon}; .* negative"):
-                call(0.1, 1, epsilon)
+                with_epsilon(0.1, 1, epsilon)
     with pytest.raises(UserError, match="n = 0; give at least 1"):
         tasks.mean_square_rate(0.1, 1, 0.5, n=0)
 

@@ -1,0 +1,86 @@
+"""The house of DESIGN.md, read off the source: who imports whom, how large it is."""
+
+import ast
+import subprocess
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+LIB = ROOT / "reptile_lib"
+# Each of these may import those on the lines above it.
+ORDER = """errors
+params inner rng schedules device examples
+tasks
+kernel
+inner_loop
+meta
+evaluation"""
+ALGORITHM = ["kernel", "inner_loop", "meta", "evaluation", "tasks", "inner", "params"]
+# A folder imports the flat top and itself; besides:
+EXCEPTIONS = [("fast", "models.conv4"), ("data", "storage.files")]
+ALL_FOLDERS = ["learner", "__init__", "__main__", "runs"]
+
+TEXTS = {
+    ".".join(path.relative_to(LIB).with_suffix("").parts): path.read_text("utf-8")
+    for path in LIB.rglob("*.py")
+}
+LENGTHS = {name: len(text.splitlines()) for name, text in TEXTS.items()}
+FOLDER = {name: name.split(".")[0] if "." in name else "" for name in TEXTS}
+
+
+def every_import(name: str) -> set[str]:
+    """Return all that a file imports, also inside functions: `torch`, `fast.conv4`."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(TEXTS[name])):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            names = {f"{node.module}.{alias.name}" for alias in node.names}
+            modules = {n for n in names if n.removeprefix("reptile_lib.") in TEXTS}
+            found |= modules or {f"{'.' * node.level}{node.module}"}
+    ours = {module.removeprefix("reptile_lib.") for module in found}
+    return {f"{m}.__init__" if f"{m}.__init__" in TEXTS else m for m in ours}
+
+
+IMPORTS = {name: every_import(name) for name in TEXTS}
+
+
+def test_imports_point_down() -> None:
+    for name, imported in IMPORTS.items():
+        mine = FOLDER[name]
+        for other in imported & set(TEXTS):
+            near = FOLDER[other] in ("", mine) or (mine, other) in EXCEPTIONS
+            assert near or (mine or name) in ALL_FOLDERS, f"{name} imports {other}"
+        roots = {module.split(".")[0] for module in imported}
+        assert not roots & {"reptile_book", "benchmarks", "tests", ""}, name
+        assert "TYPE_CHECKING" not in TEXTS[name], name
+    above: set[str] = set()
+    for line in ORDER.split("\n"):
+        for name in line.split():
+            assert IMPORTS[name] & set(TEXTS) <= above, name
+        above |= set(line.split())
+    list(TopologicalSorter(IMPORTS).static_order())  # raises CycleError for a circle
+
+
+def test_the_algorithm_names_no_network() -> None:
+    for name in ALGORITHM:
+        nodes = ast.walk(ast.parse(TEXTS[name]))
+        used = {getattr(n, "id", getattr(n, "attr", "")).lower() for n in nodes}
+        assert not [n for n in used if "conv4" in n or "mlp" in n], name
+
+
+def test_files_and_folders_stay_small() -> None:
+    long = {name: n for name, n in LENGTHS.items() if n > 300}
+    assert not long
+    for folder in {*FOLDER.values()}:
+        most = {"": 2_000, "data": 1_800}.get(folder, 1_200)
+        total = sum(n for name, n in LENGTHS.items() if FOLDER[name] == folder)
+        assert total <= most, f"{folder or 'the flat top'} has {total} lines"
+    rest = [n for name, n in LENGTHS.items() if FOLDER[name] not in ("data", "models")]
+    assert sum(rest) <= 5_200
+
+
+def test_what_is_tracked_stays_small() -> None:
+    told = subprocess.check_output(["git", "ls-files", "-z"], cwd=ROOT, text=True)
+    paths = [ROOT / name for name in told.split("\0") if name]
+    assert sum(path.stat().st_size for path in paths if path.is_file()) <= 45e6
