@@ -4,10 +4,9 @@ from reptile_lib.data import load
 from reptile_lib.errors import UserError
 from reptile_lib.evaluation import Evaluation, Score, adaptation_curve, evaluate
 from reptile_lib.examples import Examples, Splits
+from reptile_lib.groups import GroupTasks
 from reptile_lib.inner import (
     InnerOptimizer,
-    SwitchAtThreshold,
-    SwitchEvery,
     adam,
     gd,
     momentum,
@@ -19,7 +18,8 @@ from reptile_lib.lookahead import Interpolated
 from reptile_lib.models.conv4 import conv4
 from reptile_lib.models.mlp import mlp
 from reptile_lib.schedules import constant, cosine, linear
-from reptile_lib.tasks import Batch, Episodes, FewShotTasks, GroupTasks, Sine, draw
+from reptile_lib.stopping import SwitchAtThreshold, SwitchEvery
+from reptile_lib.tasks import Batch, Episodes, FewShotTasks, Sine, draw
 from reptile_lib.theory.quadratics import Quadratics
 
 __all__ = [

@@ -261,17 +261,12 @@ def _adam(lr: Rate, beta1: float, beta2: float, eps: float) -> InnerOptimizer:
         return -torch.expm1(step.unsqueeze(-1) * math.log(beta))
 
     def update(g: Tensor, state: State, theta: Tensor) -> tuple[Tensor, State]:
-        # As few passes as can be: the vectors are long, and memory is slow.
-        v = (beta2 * state["v"]).addcmul_(g, g, value=1 - beta2)
-        new = {"step": state["step"] + 1, "v": v} | _kept(state)
-        if beta1 > 0:
-            new["m"] = torch.lerp(state["m"], g, 1 - beta1)
-        direction, root = fraction(g, new)
-        if isinstance(lr, Tensor):
-            return theta - state["lr"] * direction / root, new
-        return torch.addcdiv(theta, direction, root, value=-lr), new
+        theta, state = theta.clone(), {name: v.clone() for name, v in state.items()}
+        in_place(g, state, theta)
+        return theta, state
 
     def in_place(g: Tensor, state: State, theta: Tensor) -> None:
+        # As few passes as can be: the vectors are long, and memory is slow.
         state["v"].mul_(beta2).addcmul_(g, g, value=1 - beta2)
         state["step"].add_(1)
         if beta1 > 0:
@@ -303,35 +298,3 @@ def _adam(lr: Rate, beta1: float, beta2: float, eps: float) -> InnerOptimizer:
 def mean_state(states: State) -> State:
     """Average a stack of states [n, ...] over the tasks: what `carry` hands on."""
     return {name: v[0] if name == "lr" else v.mean(0) for name, v in states.items()}
-
-
-@dataclass(frozen=True)
-class SwitchEvery:
-    """Stop after a number of inner steps: a rule for `InnerOptimizer.until`.
-
-    Tasks stop on their own. One that has stopped is masked: its parameters and its
-    state stay, and its steps are no longer counted. The arithmetic is done for all and
-    thrown away for some, so that stopping saves steps, not time.
-    """
-
-    steps: int
-
-    def __post_init__(self) -> None:
-        """Raise UserError for a negative number."""
-        if self.steps < 0:
-            raise UserError(f"SwitchEvery: steps = {self.steps}; give 0 or more")
-
-    def __call__(self, done: int, loss: Tensor) -> Tensor:
-        """Say which tasks stop: all or none."""
-        return torch.full_like(loss, done >= self.steps, dtype=torch.bool)
-
-
-@dataclass(frozen=True)
-class SwitchAtThreshold:
-    """Stop before the first inner step whose minibatch loss is below `loss`."""
-
-    loss: float
-
-    def __call__(self, done: int, loss: Tensor) -> Tensor:
-        """Say which tasks stop."""
-        return loss < self.loss

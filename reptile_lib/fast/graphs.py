@@ -6,14 +6,13 @@ into buffers before, and outputs out of them after.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from reptile_lib.errors import UserError
-from reptile_lib.inner import InnerOptimizer, State
+from reptile_lib.inner import State
 from reptile_lib.inner_loop import InnerLoop
 from reptile_lib.meta import Rule, Target
 from reptile_lib.tasks import Episodes
@@ -56,20 +55,6 @@ def captured(rule: Rule) -> Rule:
         return _run(recordings[key], inputs)
 
     return replayed
-
-
-def rates_on(inner: InnerOptimizer, like: Tensor) -> InnerOptimizer:
-    """Return an optimiser with its rates where `like` is, if they are a tensor.
-
-    A graph cannot fetch them from the CPU's memory. One's own optimiser, which is not
-    known at another rate, stays as it is.
-    """
-    if not isinstance(inner.lr, Tensor):
-        return inner
-    try:
-        return replace(inner.at(inner.lr.to(like)), stop=inner.stop)
-    except UserError:
-        return inner
 
 
 def _run(recording: Recording, inputs: list[Tensor]) -> Target:

@@ -1,11 +1,15 @@
 """Whether a model, an inner optimiser and tasks go together: asked before any step."""
 
+from typing import Protocol, get_args
+
 import torch
 from torch import Tensor, nn
 
 from reptile_lib.errors import UserError
 from reptile_lib.examples import each
-from reptile_lib.inner import InnerOptimizer
+from reptile_lib.fast.choose import Engine
+from reptile_lib.fast.torch_settings import Precision
+from reptile_lib.inner import InnerOptimizer, Moments
 from reptile_lib.kernel import Kernel
 from reptile_lib.rng import TRAIN, draws
 from reptile_lib.tasks import Tasks
@@ -52,6 +56,51 @@ def check_optimizer(name: str, given: object) -> None:
         raise UserError(
             f"{name} = {_short(given)} is no inner optimiser; give one of sgd(lr),"
             " momentum(lr), adam(lr), gd(lr)"
+        )
+
+
+class Chosen(Protocol):
+    """The settings of a learner."""
+
+    inner: InnerOptimizer
+    outer: InnerOptimizer | None
+    inner_steps: int
+    inner_batch: int | None
+    at_once: int
+    moments: Moments
+    engine: Engine
+    precision: Precision
+
+
+def check_settings(chosen: Chosen) -> None:
+    """Raise UserError for a setting of a learner that is out of range."""
+    check_optimizer("inner", chosen.inner)
+    if chosen.outer is not None:
+        check_optimizer("outer", chosen.outer)
+    for amount in ("inner_steps", "inner_batch", "at_once"):
+        given = getattr(chosen, amount)
+        if given is None and amount == "inner_batch":
+            continue
+        if not isinstance(given, int):
+            raise UserError(f"{amount} = {given!r} is no whole number; give an int")
+        if given < 1:
+            raise UserError(f"{amount} = {given}; give at least 1")
+    for name, kind in (
+        ("moments", Moments),
+        ("engine", Engine),
+        ("precision", Precision),
+    ):
+        value, choices = getattr(chosen, name), get_args(kind)
+        if value not in choices:
+            raise UserError(f"{name} = {value!r}; choose one of {', '.join(choices)}")
+
+
+def check_precision(precision: Precision, device: torch.device) -> None:
+    """Raise UserError where a device does not have this precision."""
+    if precision == "tf32" and device.type != "cuda":
+        raise UserError(
+            f'precision = "tf32" on {device}: only CUDA devices have it; take'
+            ' "float32" or "bf16"'
         )
 
 

@@ -1,0 +1,81 @@
+"""What a `fit` hands to the meta-steps, in the kernel's order."""
+
+from dataclasses import replace
+from typing import Protocol
+
+from torch import Tensor
+
+from reptile_lib.fast.choose import Engine, fastest
+from reptile_lib.fast.graphs import captured
+from reptile_lib.inner_loop import InnerLoop
+from reptile_lib.kernel import Kernel, in_kernel_order
+from reptile_lib.meta import Alone, MetaState, Rule, Team, Training
+from reptile_lib.runs.checks import Chosen
+from reptile_lib.schedules import Schedule
+from reptile_lib.tasks import Tasks
+
+
+class Learner(Chosen, Protocol):
+    """What is asked of a learner."""
+
+    recorded: bool
+    state: MetaState
+
+    @property
+    def rule(self) -> Rule: ...  # noqa: D102
+    @property
+    def kernel(self) -> Kernel: ...  # noqa: D102
+    @property
+    def team(self) -> Team: ...  # noqa: D102
+    def make_kernel(self, engine: Engine) -> Kernel: ...  # noqa: D102
+
+
+def training(
+    learner: Learner,
+    tasks: Tasks,
+    meta_steps: int,
+    meta_batch: int,
+    epsilon: Schedule,
+    seed: int,
+) -> Training:
+    """Say for the meta-steps what a run is."""
+    kernel, phi = learner.kernel, learner.state.phi
+
+    def in_order(done: float) -> float | Tensor:
+        now = epsilon(done)
+        if isinstance(now, Tensor) and now.shape[-1:] == phi.shape[-1:]:
+            return kernel.pack(now)
+        return now
+
+    on_gpu = phi.device.type != "cpu"
+    replayed = learner.recorded and learner.engine == "stacked" and on_gpu
+    inner, lr = learner.inner, learner.inner.lr
+    if replayed and isinstance(lr, Tensor) and lr.device != phi.device:
+        # A graph cannot fetch rates from the CPU's memory.
+        inner = replace(inner.at(lr.to(phi)), stop=inner.stop)
+    return Training(
+        InnerLoop(kernel, inner),
+        captured(learner.rule) if replayed else learner.rule,
+        tasks,
+        learner.team,
+        inner_steps=learner.inner_steps,
+        inner_batch=learner.inner_batch,
+        meta_steps=meta_steps,
+        meta_batch=meta_batch,
+        epsilon=in_order,
+        seed=seed,
+        outer=learner.outer and in_kernel_order(learner.outer, kernel),
+        moments=learner.moments,
+        one_a_core=learner.engine == "threads",
+        at_once=learner.at_once,
+    )
+
+
+def fastest_engine(learner: Learner, run: Training) -> Engine:
+    """Try the first tasks of a run, a few inner steps, on each engine."""
+    first = replace(run, inner_steps=min(2, run.inner_steps), team=Alone())
+    (parts,) = first.drawn(range(1), learner.state)
+    on_cpu = learner.state.phi.device.type == "cpu"
+    engines: tuple[Engine, ...] = ("stacked", "threads" if on_cpu else "serial")
+    kernels = {engine: learner.make_kernel(engine) for engine in engines}
+    return fastest(kernels, learner.inner, learner.state.phi, next(parts))
