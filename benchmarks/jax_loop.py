@@ -69,7 +69,8 @@ def leave(phi: Parameters, where: Layout) -> torch.Tensor:
 
 def arrays(tasks: Episodes) -> tuple[Array, Array, Array]:
     """Return support x [n, S, ...], channels last, y [n, S, ...], order [n, k, b]."""
-    x, y, order = (t.cpu().numpy() for t in (*tasks.support, tasks.order))
+    given = *tasks.support, tasks.order
+    x, y, order = (t.cpu().numpy() for t in given if isinstance(t, torch.Tensor))
     if x.ndim == 5:
         x = x.transpose(0, 1, 3, 4, 2)
     return jnp.asarray(x), jnp.asarray(y), jnp.asarray(order)

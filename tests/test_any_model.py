@@ -155,7 +155,11 @@ ENGINES: tuple[Engine, ...] = ("auto", "stacked", "threads", "serial")
 def learner_of(name: str, method: Any = Reptile, **options: Any) -> MetaLearner:
     torch.manual_seed(0)
     model = MODELS[name][1]()
-    settings = {"inner": sgd(0.1), "inner_steps": 2, "inner_batch": 4} | options
+    settings: dict[str, Any] = {
+        "inner": sgd(0.1),
+        "inner_steps": 2,
+        "inner_batch": 4,
+    } | options
     made: MetaLearner = method(model, device="cpu", **settings)
     return made
 
@@ -313,7 +317,11 @@ def told(act: Callable[[], object]) -> str:
 
 
 def dense(**options: Any) -> MetaLearner:
-    settings = {"inner": sgd(0.1), "inner_steps": 1, "device": "cpu"} | options
+    settings: dict[str, Any] = {
+        "inner": sgd(0.1),
+        "inner_steps": 1,
+        "device": "cpu",
+    } | options
     return Reptile(settings.pop("model", mlp(5, 8, 3)), **settings)
 
 
@@ -326,6 +334,7 @@ def test_what_stands_in_the_place_of_a_schedule() -> None:
 
 
 def test_what_stands_in_the_place_of_tasks() -> None:
+    given: Any
     for given, kind in (
         (classes("floats"), "Examples"),
         (load("glyphs"), "Splits"),

@@ -2,6 +2,7 @@
 
 import json
 import re
+import sys
 import weakref
 from collections.abc import Iterator
 from pathlib import Path
@@ -91,6 +92,7 @@ def test_the_clock_can_start_after_the_first_meta_steps() -> None:
 def test_a_cell_has_the_shapes_it_names(cell: Cell) -> None:
     tasks = problem(cell.problem, cell.ways, CPU).tasks
     (x, _), _, order = episodes(cell, tasks, 0, CPU)
+    assert isinstance(x, torch.Tensor)
     shape = (10, 1) if cell.problem == "sine" else (50, 1, 28, 28)
     assert x.shape == (cell.meta_batch, *shape)
     assert order.shape == (cell.meta_batch, cell.inner_steps, 10)
@@ -154,7 +156,7 @@ def test_a_line_through_messages_finds_latency_and_rate() -> None:
 
 
 def test_a_team_that_died_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(processes.sys, "executable", "true")
+    monkeypatch.setattr(sys, "executable", "true")
     with (
         processes.Team(1, 1, CPU) as team,
         pytest.raises(RuntimeError, match="ended before they answered"),

@@ -54,7 +54,7 @@ def noise_classes(count: int = 8) -> Examples:
 
 def conv_learner(inner: InnerOptimizer, **options: Any) -> MetaLearner:
     model = nn.Sequential(Double(), conv4(ways=4, size=8).double())
-    settings = {"inner_steps": 3, "inner_batch": 3, "device": "cpu"}
+    settings: dict[str, Any] = {"inner_steps": 3, "inner_batch": 3, "device": "cpu"}
     return Reptile(model, inner, **(settings | options))
 
 
@@ -196,12 +196,10 @@ def textbook_curve(
     rows = []
     for i in range(count):
         model = textbook.model_at(learner.model, learner.phi)
-        optimizer = torch.optim.Adam(model.parameters(), learner.inner.lr, BETAS)
+        optimizer = torch.optim.Adam(model.parameters(), 0.01, BETAS)
         if carry:
             assert learner.inner_state is not None
-            optimizer = textbook.adam_from(
-                model, learner.inner_state, learner.inner.lr, BETAS
-            )
+            optimizer = textbook.adam_from(model, learner.inner_state, 0.01, BETAS)
         row = [F.mse_loss(model(query.x[i]), query.y[i])]
         for batch in order[i]:
             textbook.descend(

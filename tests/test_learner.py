@@ -68,7 +68,11 @@ SINE = Sine(points=7, query_points=11)
 
 
 def fit(learner: MetaLearner, **options: Any) -> MetaLearner:
-    settings = {"meta_steps": 12, "meta_batch": 3, "epsilon": linear(0.1, 0.0)}
+    settings: dict[str, Any] = {
+        "meta_steps": 12,
+        "meta_batch": 3,
+        "epsilon": linear(0.1, 0.0),
+    }
     learner.fit(SINE, **(settings | options))
     return learner
 
@@ -163,7 +167,7 @@ def test_epsilon_zero_leaves_phi(method: Make) -> None:
 
 @pytest.mark.usefixtures("float64")
 def test_one_full_batch_step_of_reptile_is_joint_training() -> None:
-    settings = {"criterion": F.mse_loss, "device": "cpu"}
+    settings: dict[str, Any] = {"criterion": F.mse_loss, "device": "cpu"}
     one = Reptile(mlp(1, 8, 1), gd(0.05), 1, **settings)
     two = Joint(mlp(1, 8, 1), gd(0.05), 1, **settings)
     one.fit(SINE, meta_steps=8, meta_batch=4, epsilon=constant(0.4))
@@ -388,7 +392,8 @@ def peak_bytes(method: Make, k: int, engine: Engine) -> int:
     U = InnerLoop(learner.kernel, learner.inner)
     with LiveTensors() as measured:
         learner.rule(U, learner.phi, episodes, None)
-    return measured.peak
+    peak: int = measured.peak
+    return peak
 
 
 @pytest.mark.parametrize("engine", ["serial", "threads", "stacked"])
@@ -412,7 +417,8 @@ def test_memory_is_bounded_for_a_meta_batch_of_any_size(engine: Engine) -> None:
         learner = sine_learner(engine=engine, at_once=16)
         with LiveTensors() as measured:
             fit(learner, meta_steps=1, meta_batch=meta_batch)
-        return measured.peak
+        peak: int = measured.peak
+        return peak
 
     assert peak(6 * 16) < 1.3 * peak(2 * 16)
     assert peak(16) > 2 * peak(16 // 8)  # the measure sees the tasks
@@ -624,7 +630,7 @@ def test_a_run_with_an_outer_optimiser_goes_on_bit_for_bit(
         build = partial(
             Reptile, conv4(2), adam(0.01), 2, 2, device="cpu", outer=adam(0.01)
         )
-    settings = {"meta_batch": 2, "epsilon": constant(0.5)}
+    settings: dict[str, Any] = {"meta_batch": 2, "epsilon": constant(0.5)}
     whole = build()
     other = tmp_path / "whole.safetensors"
     whole.fit(tasks, meta_steps=6, checkpoint_every=3, checkpoint_to=other, **settings)
@@ -660,7 +666,7 @@ def test_a_state_of_another_optimiser_is_refused(tmp_path: Path) -> None:
 )
 def test_a_misspelt_setting_is_refused(name: str, value: str, choices: str) -> None:
     with pytest.raises(UserError, match=f"{name} = '{value}'; choose one of {choices}"):
-        sine_learner(**{name: value})
+        sine_learner(**{name: value})  # type: ignore[arg-type]
 
 
 def test_a_new_learner_does_not_replace_the_checkpoint_of_a_run(tmp_path: Path) -> None:

@@ -64,7 +64,7 @@ def test_few_shot_episodes(seed: int, ways: int, shots: int, query_shots: int) -
     assert one(query.x).shape == (4, ways * query_shots, 1, 3, 3)
     assert order.shape == (4, 3, 5)
     for i in range(4):
-        label_of = {}
+        label_of: dict[int, int] = {}
         seen = set()
         for batch, each in ((support, shots), (query, query_shots)):
             classes, examples = read(one(batch.x)[i])
@@ -363,7 +363,7 @@ def test_bad_groups_are_told() -> None:
         ((x, x, group, 0), r"shots = 0; give at least 1"),
     ):
         with pytest.raises(UserError, match=message):
-            GroupTasks(*bad)  # type: ignore[arg-type]
+            GroupTasks(*bad)
 
 
 def test_bad_settings_name_the_value_and_the_remedy() -> None:

@@ -40,7 +40,8 @@ def large(character: str, drawing: int) -> np.ndarray:
 def small(character: str, drawing: int) -> np.ndarray:
     """Resize by hand: the pixel under the centre of each of 28 x 28 cells."""
     at = ((np.arange(28) + 0.5) * 105 / 28).astype(int)
-    return large(character, drawing)[at][:, at]
+    pixels: np.ndarray = large(character, drawing)[at][:, at]
+    return pixels
 
 
 def write_zip(path: Path, extra: tuple[str, ...] = ()) -> None:

@@ -207,12 +207,13 @@ def test_a_killed_worker_is_replaced_and_the_run_ends_with_the_same_phi(
 def test_a_mistake_is_told_once_and_starts_nothing_again(tmp_path: Path) -> None:
     deep = tmp_path / (8 * "a long way down") / "to a socket"
     deep.mkdir(parents=True)
-    for extra, words in [
+    cases: list[tuple[list[object], str]] = [
         (["--meta-batch", 1], "meta_batch = 1 for 2 processes"),
         (["--lr", "1e38"], "training diverged"),
         (["--out", "/dev/null/x"], "cannot write"),
         ([], "set TMPDIR to a folder with a short path"),
-    ]:
+    ]
+    for extra, words in cases:
         settings = [*SMALL, "--meta-steps", 5, "--processes", 2]
         out = tmp_path / words[:4]
         env = {} if extra else {"TMPDIR": str(deep)}

@@ -333,7 +333,7 @@ def test_seeds_stopped_together_are_continued(tmp_path: Path) -> None:
 # --- what is committed
 
 PHIS = sorted(RESULTS.glob("*/seed-*.safetensors"))
-named = {"ids": lambda path: f"{path.parent.name}-{path.stem}"}
+NAMES = [f"{path.parent.name}-{path.stem}" for path in PHIS]
 
 
 def test_every_record_has_its_phi() -> None:
@@ -343,7 +343,7 @@ def test_every_record_has_its_phi() -> None:
     )
 
 
-@pytest.mark.parametrize("path", PHIS, **named)
+@pytest.mark.parametrize("path", PHIS, ids=NAMES)
 def test_a_records_command_is_one(path: Path) -> None:
     record = records.read_one(path.with_suffix(".json"))
     python, m, module, *arguments = record["command"].split()
@@ -357,7 +357,7 @@ def test_a_records_command_is_one(path: Path) -> None:
     assert {name: known[name] for name in config} == config
 
 
-@pytest.mark.parametrize("path", PHIS, **named)
+@pytest.mark.parametrize("path", PHIS, ids=NAMES)
 def test_a_committed_phi_is_read_and_scores(path: Path) -> None:
     record = records.read_one(path.with_suffix(".json"))
     if path.parent.name.startswith("sine"):

@@ -39,13 +39,23 @@ SEEDS = 3, 0, 8
 
 def sine_learner(seed: int, **settings: Any) -> MetaLearner:
     model = mlp(1, 16, 1, activation=nn.Tanh, seed=seed).double()
-    how = {"inner": sgd(0.05), "inner_steps": 4, "inner_batch": 5, "device": "cpu"}
+    how: dict[str, Any] = {
+        "inner": sgd(0.05),
+        "inner_steps": 4,
+        "inner_batch": 5,
+        "device": "cpu",
+    }
     return Reptile(model, criterion=F.mse_loss, **how | settings)
 
 
 def picture_learner(seed: int) -> MetaLearner:
     criterion = partial(F.cross_entropy, reduction="sum")
-    how = {"inner": adam(1e-3), "inner_steps": 2, "inner_batch": 5, "device": "cpu"}
+    how: dict[str, Any] = {
+        "inner": adam(1e-3),
+        "inner_steps": 2,
+        "inner_batch": 5,
+        "device": "cpu",
+    }
     return Reptile(conv4(3, seed=seed).double(), criterion=criterion, **how)
 
 

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from reptile_lib import UserError, conv4, mlp
-from reptile_lib.params import layout, ravel
+from reptile_lib.params import Layout, layout, ravel
 from reptile_lib.storage import checkpoint
 from reptile_lib.storage.files import written_whole
 
@@ -217,6 +217,9 @@ def test_a_phi_that_is_not_finite_is_refused(tmp_path: Path, bad: float) -> None
 def test_a_run_that_has_got_further_is_not_replaced(tmp_path: Path) -> None:
     write(path := tmp_path / "x.safetensors")
     with pytest.raises(UserError, match=r"holds a run of 3 meta-steps, .* one of 2"):
-        checkpoint.refuse_a_run(path, 2)
-    checkpoint.refuse_a_run(path, 3)
-    checkpoint.refuse_a_run(tmp_path / "none", 0)
+        checkpoint.refuse_a_run(path, WHERE, 2)
+    checkpoint.refuse_a_run(path, WHERE, 3)
+    checkpoint.refuse_a_run(tmp_path / "none", WHERE, 0)
+    other = Layout(("a",), (torch.Size([3]),))
+    with pytest.raises(UserError, match="another model"):
+        checkpoint.refuse_a_run(path, other, 3)
