@@ -13,7 +13,7 @@ PAGE := _build/html/index.html
 .PHONY: help book test quick notebooks portable results lab lock clean
 
 help:  ## list the targets
-	@grep -E '^[a-z]+: .*##' Makefile | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 20
+	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
@@ -59,6 +59,17 @@ results: $(VENV)/full.stamp  ## run a row of the tables again: make results ROW=
 bench: $(VENV)/full.stamp requirements-bench.txt  ## measure speed and memory: about 15 minutes
 	-$(INSTALL) -r requirements-bench.txt
 	$(BIN)/python -u -m benchmarks
+
+# On a machine with a GPU and perhaps nothing else: with what is there, in .venv or, where
+# there is none, in the system's Python. OUT and MINUTES may be given.
+ANY := $(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON))
+.PHONY: gpu gpu-data
+gpu:  ## measure all that needs a GPU: 8 minutes, installs nothing
+	$(ANY) -u -m benchmarks.gpu --out $(or $(OUT),runs/gpu) --minutes $(or $(MINUTES),8)
+
+gpu-data:  ## pack Omniglot for make gpu into .gpu-data (1 MB)
+	REPTILE_CACHE=.gpu-data $(ANY) -c "from reptile_lib import load; load('omniglot')"
+	@test -s .gpu-data/omniglot.npz
 
 lab: $(VENV)/full.stamp  ## open the notebooks in JupyterLab
 	$(BIN)/jupyter lab

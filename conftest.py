@@ -1,4 +1,8 @@
-"""Rules that hold for every test: what happens when a data set is missing.
+"""Rules that hold for every test: the device, and what happens without a data set.
+
+All tests, those of notebooks included, compute on the CPU, also where there is a GPU:
+the numbers and tolerances in them are a CPU's. The one test that asks a GPU starts
+`benchmarks.gpu.stage correctness` as a process of its own, which sees it.
 
 A notebook names the data sets it needs in its metadata, {"reptile": {"data": [...]}};
 a test names them with the marker `needs_data`. Where a set is not at hand they are
@@ -13,6 +17,11 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+
+# Before anything asks CUDA, and for all processes that tests start. What was visible is
+# kept for the test that needs it; pytest's own workers find it kept already.
+os.environ.setdefault("REPTILE_GPUS", os.environ.get("CUDA_VISIBLE_DEVICES", "all"))
+os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 
 def pytest_configure(config: pytest.Config) -> None:

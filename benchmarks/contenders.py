@@ -5,6 +5,7 @@ timing, as `fit` does; the others are handed tasks drawn beforehand.
 """
 
 import time
+from collections.abc import Callable
 from importlib.util import find_spec
 from typing import Any
 
@@ -37,9 +38,12 @@ class Library:
     repetition: there, full rounds of drawing go by before the clock starts.
     """
 
-    def __init__(self, cell: Cell, device: torch.device) -> None:
+    def __init__(self, cell: Cell, device: torch.device, **settings: Any) -> None:
+        """Make the learner of a cell with these `settings` of `MetaLearner`."""
         self.cell, self.device = cell, device
-        self.learner, self.tasks = learner(cell, device)
+        self.learner, self.tasks = learner(cell, device, **settings)
+        self.begin: Callable[[], None] = lambda: None
+        """Called when the clock starts."""
         self.skipped = 0
         if device.type == "cuda":
             drawn_at_once = max(1, self.learner.at_once // cell.meta_batch)
@@ -48,6 +52,8 @@ class Library:
     def __call__(self, meta_steps: int) -> float:
         """Do the next meta-steps of the run."""
         self.learner.history.clear()
+        if not self.skipped:
+            self.begin()
         calls, began = 0, time.perf_counter()
 
         def epsilon(done: float) -> float:  # `fit` calls it at the end of a meta-step
@@ -55,6 +61,7 @@ class Library:
             calls += 1
             if calls == self.skipped:
                 synchronize(self.device)
+                self.begin()
                 began = time.perf_counter()
             return EPSILON
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +15,6 @@ from reptile_lib import (
     FewShotTasks,
     InnerOptimizer,
     MetaLearner,
-    Reptile,
     Sine,
     adam,
     conv4,
@@ -95,21 +95,28 @@ def problem(name: str, ways: int, device: torch.device) -> Problem:
     )
 
 
-def learner(cell: Cell, device: torch.device) -> tuple[MetaLearner, Tasks]:
+def learner(
+    cell: Cell, device: torch.device, **settings: Any
+) -> tuple[MetaLearner, Tasks]:
     """Return the library's learner in the middle of a run, and its tasks.
 
     Moments are reset with each task, as the other contenders have it.
+
+    Args:
+        cell: what it learns.
+        device: where.
+        settings: of `MetaLearner`, in the place of those of the cell.
     """
     it = problem(cell.problem, cell.ways, device)
-    made = Reptile(
-        it.model,
-        it.inner,
-        cell.inner_steps,
-        BATCH,
-        criterion=it.criterion,
-        moments="reset",
-        device=device,
-    )
+    own: dict[str, Any] = {
+        "inner": it.inner,
+        "inner_steps": cell.inner_steps,
+        "inner_batch": BATCH,
+        "criterion": it.criterion,
+        "moments": "reset",
+        "device": device,
+    }
+    made = MetaLearner(it.model, **own | settings)
     made.state = made.state._replace(meta_step=START)
     return made, it.tasks
 

@@ -47,10 +47,14 @@ def training(
             return kernel.pack(now)
         return now
 
-    on_gpu = phi.device.type == "cuda"
+    on_gpu = phi.device.type != "cpu"
     replayed = learner.recorded and learner.engine == "stacked" and on_gpu
+    inner, lr = learner.inner, learner.inner.lr
+    if replayed and isinstance(lr, Tensor) and lr.device != phi.device:
+        # A graph cannot fetch rates from the CPU's memory.
+        inner = replace(inner.at(lr.to(phi)), stop=inner.stop)
     return Training(
-        InnerLoop(kernel, learner.inner),
+        InnerLoop(kernel, inner),
         captured(learner.rule) if replayed else learner.rule,
         tasks,
         learner.team,

@@ -1,4 +1,7 @@
-"""Meta-steps on fixed buffers: the same result as without, whatever the shapes."""
+"""Meta-steps on fixed buffers: the same result as without, whatever the shapes.
+
+Whether graphs find the same φ on a GPU is among the checks of `benchmarks.gpu`.
+"""
 
 from collections.abc import Callable
 from typing import Any
@@ -20,6 +23,8 @@ from reptile_lib import (
 )
 from reptile_lib.fast.graphs import captured
 from reptile_lib.inner import Moments
+from reptile_lib.meta import reptile
+from reptile_lib.runs.side_by_side import fit_side_by_side
 
 METHODS: dict[str, Callable[..., MetaLearner]] = {
     "Reptile": Reptile,
@@ -55,10 +60,19 @@ def test_replayed_steps_are_the_plain_ones(
         assert torch.equal(value, (replayed.inner_state or {})[name])
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-@pytest.mark.parametrize("recorded", [True, False])
-@pytest.mark.parametrize("method", METHODS)
-def test_a_graph_finds_the_phi_of_the_cpu(method: str, recorded: bool) -> None:
-    expected = fitted(method, "carry")
-    found = fitted(method, "carry", device="cuda", recorded=recorded)
-    torch.testing.assert_close(found.phi.cpu(), expected.phi, rtol=0, atol=1e-5)
+def test_replayed_runs_side_by_side_are_the_plain_ones() -> None:
+    plain, replayed = (
+        [
+            MetaLearner(
+                mlp(1, 8, 1), adam(lr), 3, 4, rule, criterion=F.mse_loss, device="cpu"
+            )
+            for lr in (0.01, 0.02)
+        ]
+        for rule in (reptile, captured(reptile))
+    )
+    for runs in (plain, replayed):
+        fit_side_by_side(
+            runs, [Sine(7, 11)] * 2, (0, 1), meta_steps=7, epsilon=linear(0.1, 0)
+        )
+    for one, other in zip(plain, replayed, strict=True):
+        assert torch.equal(one.phi, other.phi)

@@ -1,0 +1,142 @@
+"""Whether a GPU could record a meta-step: a graph cannot ask the host for anything.
+
+Tensors of the device "meta" have no values. An operation that wants one raises, and one
+with a tensor from elsewhere is seen.
+"""
+
+from contextlib import nullcontext
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+import reptile_lib
+from reptile_lib import (
+    Batch,
+    Episodes,
+    InnerOptimizer,
+    SwitchAtThreshold,
+    adam,
+    constant,
+    conv4,
+    mlp,
+    momentum,
+    sgd,
+)
+from reptile_lib.fast.choose import make_kernel
+from reptile_lib.meta import MetaState, Rule, fomaml, joint, maml, reptile
+from reptile_lib.runs.prepare import training
+from reptile_lib.tasks import Tasks
+
+RULES = {"Reptile": reptile, "FOMAML": fomaml, "MAML": maml, "Joint": joint}
+each_rule = pytest.mark.parametrize("rule", RULES.values(), ids=RULES)
+
+META = torch.device("meta")
+
+
+class Foreign(TorchDispatchMode):
+    """Collect the operations that have to do with a tensor that is not on META."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        out = func(*args, **(kwargs or {}))
+        leaves = tree_leaves((args, kwargs, out))
+        if any(isinstance(t, Tensor) and t.device != META for t in leaves):
+            self.found.append(str(func))
+        return out
+
+
+def unknown(outputs: Tensor, y: Tensor) -> Tensor:
+    return F.mse_loss(outputs, y)
+
+
+INNERS = {
+    "sgd": sgd(0.1),
+    "momentum": momentum(0.1),
+    "adam": adam(0.1, (0.9, 0.999)),
+    "stopped": adam(0.1).until(SwitchAtThreshold(0.5)),
+    "a rate per run": sgd(torch.tensor([[0.1], [0.2]])),
+    "a rate per weight": adam(torch.full((25,), 0.1)),
+}
+
+
+def foreign_operations(
+    rule: Rule,
+    model: nn.Module,
+    criterion: Any,
+    inner: InnerOptimizer,
+    recorded: bool = True,
+) -> list[str]:
+    """Return what a meta-step of two runs, 3 tasks each, wants from elsewhere."""
+    images = criterion is F.cross_entropy
+
+    def batch(size: int) -> Batch:
+        x = torch.empty(3, 2, size, *((1, 28, 28) if images else (1,)), device=META)
+        y = torch.empty(3, 2, size, *(() if images else (1,)), device=META)
+        return Batch(x, y.long() if images else y)
+
+    size = sum(p.numel() for p in model.parameters())
+    phi = torch.empty(2, size, device=META)
+    learner: Any = SimpleNamespace(
+        kernel=make_kernel(model, criterion, device=META, engine="stacked"),
+        state=MetaState(phi, None, None, 0),
+        rule=rule,
+        inner=inner,
+        inner_steps=2,
+        inner_batch=4,
+        engine="stacked",
+        recorded=recorded,
+        moments="carry",
+        outer=None,
+        team=None,
+        at_once=6,
+    )
+    run = training(learner, cast(Tasks, None), 10, 3, constant(1.0), seed=0)
+    order = torch.empty(3, 2, 2, 4, dtype=torch.int64, device=META)
+    tasks = Episodes(batch(10), batch(5), order)
+    # The first call makes buffers; what follows starts with the moments it left.
+    state = run.rule(run.U, phi, tasks, None).state
+    foreign = Foreign()
+    with foreign:
+        run.rule(run.U, phi, tasks, None)
+        run.rule(run.U, phi, tasks, state)
+    return foreign.found
+
+
+@pytest.fixture
+def on_meta(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave out what the device META does not have, though no graph records it."""
+    monkeypatch.setattr(torch, "autocast", lambda *_: nullcontext())
+    monkeypatch.setattr(reptile_lib.inner, "_check_rate", lambda *_: None)
+
+
+@each_rule
+@pytest.mark.usefixtures("on_meta")
+def test_a_meta_step_asks_the_host_for_nothing(rule: Rule) -> None:
+    for criterion in (F.mse_loss, unknown):  # written out, and by autograd
+        assert not foreign_operations(rule, mlp(1, 8, 1), criterion, adam(0.1))
+    if rule is not maml:
+        assert not foreign_operations(rule, conv4(5), F.cross_entropy, adam(0.1))
+
+
+@pytest.mark.parametrize("inner", INNERS.values(), ids=INNERS)
+@pytest.mark.usefixtures("on_meta")
+def test_no_inner_optimiser_asks_the_host(inner: InnerOptimizer) -> None:
+    assert not foreign_operations(reptile, mlp(1, 8, 1), F.mse_loss, inner)
+
+
+@pytest.mark.usefixtures("on_meta")
+def test_a_rate_in_the_cpus_memory_would_be_seen() -> None:
+    inner = INNERS["a rate per run"]
+    found = foreign_operations(reptile, mlp(1, 8, 1), F.mse_loss, inner, False)
+    assert set(found) == {"aten._to_copy.default"}
