@@ -391,6 +391,7 @@ def test_compiled_steps_are_steps(backend: str, name: str) -> None:
 
 
 @pytest.mark.usefixtures("compiler")
+@pytest.mark.filterwarnings("ignore:Graph break")  # torch 2.6 tells of the hook below
 @pytest.mark.parametrize("wrapped", [False, True])
 def test_compiled_steps_in_the_head(wrapped: bool) -> None:
     weight, optimizer = by_hand()
