@@ -132,9 +132,9 @@ class MetaLearner:
     @property
     def kernel(self) -> Kernel:
         """How the model's gradients are computed."""
-        settings = self.engine, self.precision, self.compiled
-        if self._kernel is None or self._kernel[0] != settings:
-            self._kernel = settings, self.make_kernel(self.engine)
+        now = self.engine, self.precision, self.compiled, self.model, self.criterion
+        if self._kernel is None or self._kernel[0] != now:
+            self._kernel = now, self.make_kernel(self.engine)
         return self._kernel[1]
 
     def make_kernel(self, engine: Engine) -> Kernel:
