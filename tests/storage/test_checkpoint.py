@@ -134,6 +134,9 @@ if what == "full":  # no file may grow beyond 100 kB, as on a disk that is full
     except UserError as error:
         sys.exit(str(error))
     sys.exit("it was written")
+import signal
+# what a shell starts in the background would not heed Ctrl-C
+signal.signal(signal.SIGINT, signal.default_int_handler)
 print("ready", flush=True)
 while True:  # until it is killed
     checkpoint.save(path, ravel(model), layout(model), states, {})
