@@ -1,6 +1,8 @@
 """Starting processes as torchrun does, and finding out that one was started so."""
 
 import os
+import signal
+import threading
 import uuid
 from collections.abc import Callable
 from typing import Any
@@ -8,6 +10,7 @@ from typing import Any
 from reptile_lib.errors import UserError
 from reptile_lib.parallel.cores import core_count
 
+HANDLED = signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT
 LAUNCHED = "REPTILE_LAUNCHED"  # environment variable: `launch` started this process
 
 
@@ -44,6 +47,7 @@ def launch(
         LAUNCHED: "1",
     }
     before = {name: os.environ.get(name) for name in ours}
+    handlers = {n: signal.getsignal(n) for n in HANDLED}  # the launcher sets its own
     config = LaunchConfig(
         min_nodes=1,
         max_nodes=1,
@@ -76,6 +80,9 @@ def launch(
             " or let 127.0.0.1 be reached"
         ) from error
     finally:
+        if threading.current_thread() is threading.main_thread():
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
         for name in ours:
             if before[name] is None:
                 os.environ.pop(name, None)
