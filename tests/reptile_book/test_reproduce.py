@@ -2,6 +2,7 @@
 
 import _thread
 import json
+import signal
 import subprocess
 import sys
 import threading
@@ -68,10 +69,15 @@ def interrupted_after(path: Path, meta_step: int = 0) -> Iterator[None]:
             time.sleep(0.02)
         _thread.interrupt_main()
 
+    # also where a shell in the background has it ignored
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     finger = threading.Thread(target=press, daemon=True)
     finger.start()
-    with pytest.raises(KeyboardInterrupt):
-        yield
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            yield
+    finally:
+        signal.signal(signal.SIGINT, before)
     finger.join()
 
 

@@ -35,8 +35,11 @@ def start(*arguments: Any, **options: Any) -> subprocess.Popen[str]:
 
 def run(*arguments: Any, **options: Any) -> tuple[int, str, str]:
     """Return exit status, stdout and stderr of a command."""
-    process = start(*arguments, **options)
-    out, err = process.communicate(timeout=120)
+    with start(*arguments, **options) as process:
+        try:
+            out, err = process.communicate(timeout=120)
+        finally:
+            process.kill()  # nothing is left of one that took too long
     return process.returncode, out, err
 
 
