@@ -29,11 +29,25 @@ Stop = Callable[[int, Tensor], Tensor]
 Rate = float | Tensor
 """A learning rate; as a tensor, it broadcasts with theta."""
 
+Update = Callable[[Tensor, State, Tensor], tuple[Tensor, State]]
+"""update(gradient, state, theta) -> theta, state."""
+
 InPlace = Callable[[Tensor, State, Tensor], None]
 """in_place(gradient, state, theta): an update written over state and theta."""
 
 Moments = Literal["carry", "reset"]
 """Whether the inner optimiser's state outlives a task."""
+
+
+@dataclass(frozen=True)
+class _Form:
+    """An update in place, and the update that it is a form of."""
+
+    of: Update
+    act: InPlace
+
+    def __call__(self, g: Tensor, state: State, theta: Tensor) -> None:
+        self.act(g, state, theta)
 
 
 def _no_other_rate(lr: Rate) -> "InnerOptimizer":
@@ -77,6 +91,12 @@ class InnerOptimizer:
     at: Callable[[Rate], "InnerOptimizer"] = field(
         default=_no_other_rate, compare=False
     )
+
+    def __post_init__(self) -> None:
+        """Forget a form in place that `replace(..., update=...)` left behind."""
+        if isinstance(self.in_place, _Form) and self.in_place.of is not self.update:
+            object.__setattr__(self, "in_place", None)
+            object.__setattr__(self, "at", _no_other_rate)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle an optimiser of the makers below as what it was made with."""
@@ -148,10 +168,10 @@ def _rates(lr: Rate, theta: Tensor) -> State:
     return {"lr": lr.expand(theta.shape if per_weight else (*theta.shape[:-1], 1))}
 
 
-def _alike(lr: Rate, in_place: InPlace) -> InPlace | None:
+def _alike(lr: Rate, update: Update, in_place: InPlace) -> InPlace | None:
     """Return the form in place if all weights have the same rate."""
     alike = not isinstance(lr, Tensor) or lr.shape[-1:] in ((), (1,))
-    return in_place if alike else None
+    return _Form(update, in_place) if alike else None
 
 
 def _kept(state: State) -> State:
@@ -184,7 +204,7 @@ def sgd(lr: Rate) -> InnerOptimizer:
 
     init = partial(_rates, lr)
     return InnerOptimizer(
-        "sgd", lr, init, update, at=sgd, in_place=_alike(lr, in_place)
+        "sgd", lr, init, update, at=sgd, in_place=_alike(lr, update, in_place)
     )
 
 
@@ -217,7 +237,7 @@ def _momentum(lr: Rate, beta: float) -> InnerOptimizer:
 
     at = partial(momentum, beta=beta)
     return InnerOptimizer(
-        "momentum", lr, init, update, at=at, in_place=_alike(lr, in_place)
+        "momentum", lr, init, update, at=at, in_place=_alike(lr, update, in_place)
     )
 
 
@@ -291,7 +311,7 @@ def _adam(lr: Rate, beta1: float, beta2: float, eps: float) -> InnerOptimizer:
 
     at = partial(adam, betas=(beta1, beta2), eps=eps)
     return InnerOptimizer(
-        "adam", lr, init, update, at=at, in_place=_alike(lr, in_place)
+        "adam", lr, init, update, at=at, in_place=_alike(lr, update, in_place)
     )
 
 

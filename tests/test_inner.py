@@ -3,6 +3,7 @@
 import copy
 import pickle
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -162,3 +163,8 @@ def test_a_decay_out_of_range_is_named(beta: float) -> None:
         adam(0.1, (beta, 0.9))
     with pytest.raises(UserError, match=rf"betas\[1\] = {beta}; .* \[0, 1\)"):
         adam(0.1, (0.0, beta))
+
+
+def test_another_update_is_used_by_every_kernel() -> None:
+    own = replace(sgd(0.1), update=lambda g, state, theta: (theta + 100.0, state))
+    assert own.in_place is None
