@@ -12,9 +12,9 @@ from reptile_book import records
 from reptile_book.rows import Budget, Changes, SineSettings, row_name, sine_settings
 from reptile_lib.errors import UserError
 from reptile_lib.evaluation import adaptation_curve
-from reptile_lib.inner import sgd
 from reptile_lib.learner import MetaLearner, Reptile
 from reptile_lib.models.mlp import mlp
+from reptile_lib.optimizers import sgd
 from reptile_lib.parallel.signals import uninterrupted
 from reptile_lib.parallel.team import here, say
 from reptile_lib.runs.run import CHECKPOINT, held

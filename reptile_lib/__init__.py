@@ -5,18 +5,13 @@ from reptile_lib.errors import UserError
 from reptile_lib.evaluation import Evaluation, Score, adaptation_curve, evaluate
 from reptile_lib.examples import Examples, Splits
 from reptile_lib.groups import GroupTasks
-from reptile_lib.inner import (
-    InnerOptimizer,
-    adam,
-    gd,
-    momentum,
-    sgd,
-)
+from reptile_lib.inner import InnerOptimizer
 from reptile_lib.inner_loop import InnerLoop, adapt
 from reptile_lib.learner import FOMAML, MAML, Joint, MetaLearner, Reptile
 from reptile_lib.lookahead import Interpolated
 from reptile_lib.models.conv4 import conv4
 from reptile_lib.models.mlp import mlp
+from reptile_lib.optimizers import adam, gd, momentum, sgd
 from reptile_lib.schedules import constant, cosine, linear
 from reptile_lib.stopping import SwitchAtThreshold, SwitchEvery
 from reptile_lib.tasks import Batch, Episodes, FewShotTasks, Sine, draw

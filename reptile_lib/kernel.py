@@ -256,7 +256,7 @@ def in_kernel_order(inner: InnerOptimizer, kernel: Kernel) -> InnerOptimizer:
     One that tells entries apart (a rate a weight, say) sees them in the model's order,
     and a gradient of its own.
     """
-    if inner.in_place is not None:
+    if inner.formula is not None:
         return inner
 
     def init(theta: Tensor) -> State:

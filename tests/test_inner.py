@@ -7,17 +7,24 @@ from dataclasses import replace
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 from reptile_lib import (
+    Sine,
     SwitchEvery,
     UserError,
     adam,
+    adapt,
     gd,
+    mlp,
     momentum,
     sgd,
 )
+from reptile_lib.fast.choose import Engine, make_kernel
 from reptile_lib.inner import InnerOptimizer, State, mean_state
+from reptile_lib.optimizers import same_but_rate, with_rates
+from reptile_lib.params import ravel
 
 
 def test_momentum_by_hand() -> None:
@@ -96,30 +103,30 @@ MADE = [
 
 
 @pytest.mark.parametrize("inner", MADE, ids=lambda inner: inner.name)
-def test_the_form_in_place_is_the_update(inner: InnerOptimizer) -> None:
+def test_the_formula_is_the_update(inner: InnerOptimizer) -> None:
     g = torch.Generator().manual_seed(0)
     theta = torch.randn(2, 5, generator=g, dtype=torch.float64)
     state = inner.init(theta)
     own, mine = theta.clone(), {n: v.clone() for n, v in state.items()}
-    assert inner.in_place is not None
+    assert inner.formula is not None
     for _ in range(3):
         gradient = torch.randn(2, 5, generator=g, dtype=torch.float64)
         before = gradient.clone()
         theta, state = inner.update(gradient, state, theta)
-        inner.in_place(gradient, mine, own)
+        inner.formula.in_place(gradient, mine, own)
         assert torch.equal(gradient, before)
         torch.testing.assert_close(own, theta, rtol=1e-13, atol=1e-15)
         torch.testing.assert_close(mine, state, rtol=1e-13, atol=1e-15)
 
 
-def test_what_tells_weights_apart_has_no_form_in_place() -> None:
+def test_what_tells_weights_apart_has_no_formula() -> None:
     rates = torch.tensor([0.1, 0.2])
-    assert all(make(rates).in_place is None for make in (sgd, gd, momentum, adam))
+    assert all(make(rates).formula is None for make in (sgd, gd, momentum, adam))
 
     def update(g: Tensor, state: State, theta: Tensor) -> tuple[Tensor, State]:
         return theta - g, state
 
-    assert InnerOptimizer("own", 1.0, lambda theta: {}, update).in_place is None
+    assert InnerOptimizer("own", 1.0, lambda theta: {}, update).formula is None
 
 
 @pytest.mark.parametrize("inner", MADE, ids=lambda inner: inner.name)
@@ -137,13 +144,39 @@ def test_optimisers_can_be_copied(
     assert torch.equal(moved, inner.update(g, inner.init(theta), theta)[0])
 
 
-def test_an_optimiser_of_ones_own_does_not_know_itself_at_another_rate() -> None:
+def test_an_optimiser_of_ones_own_does_not_know_itself_at_other_rates() -> None:
     own = InnerOptimizer("own", 1.0, lambda theta: {}, lambda g, s, t: (t - g, s))
-    with pytest.raises(UserError, match=r"what it is at lr = 0\.5; make it anew"):
-        own.at(0.5)
-    assert sgd(0.1).at(0.5) == sgd(0.5)
-    assert adam(0.1, (0.5, 0.9)).at(0.5) == adam(0.5, (0.5, 0.9))
-    assert gd(0.1).until(SwitchEvery(1)).at(0.5) == gd(0.5)
+    with pytest.raises(UserError, match=r"'own' does not say .*; make it anew"):
+        with_rates(own, torch.tensor([[0.5]]))
+
+
+def test_other_rates_in_the_place_of_others_and_a_rule_that_stops_stays() -> None:
+    stopping = momentum(0.1, 0.5).until(SwitchEvery(1))
+    once = with_rates(stopping, torch.tensor([[0.1], [0.2]]))
+    twice = with_rates(once, torch.tensor([[0.5], [0.25]]))
+    assert twice.stop == SwitchEvery(1)
+    theta = torch.zeros(2, 3)
+    moved, _ = twice.update(torch.ones(2, 3), twice.init(theta), theta)
+    assert moved[:, 0].tolist() == [-0.5, -0.25]
+
+
+def test_optimisers_that_are_the_same_but_for_a_rate() -> None:
+    assert same_but_rate(sgd(0.1), sgd(0.5))
+    assert same_but_rate(adam(0.1, (0.5, 0.9)), adam(0.2, (0.5, 0.9)))
+    own = InnerOptimizer("own", 1.0, lambda theta: {}, lambda g, s, t: (t - g, s))
+    assert same_but_rate(own, own)
+    rates = torch.tensor([[0.1], [0.2]])
+    for one, other in (
+        (sgd(0.1), gd(0.1)),
+        (sgd(0.1), momentum(0.1)),
+        (momentum(0.1, 0.5), momentum(0.1, 0.6)),
+        (sgd(0.1), sgd(0.1).until(SwitchEvery(1))),
+        (own, sgd(1.0)),
+        (own, replace(own, lr=2.0)),
+        (sgd(rates), sgd(rates.clone())),
+        (sgd(rates), sgd(0.1)),
+    ):
+        assert not same_but_rate(one, other)
 
 
 @pytest.mark.parametrize("make", [sgd, gd, momentum, adam])
@@ -165,6 +198,21 @@ def test_a_decay_out_of_range_is_named(beta: float) -> None:
         adam(0.1, (0.0, beta))
 
 
-def test_another_update_is_used_by_every_kernel() -> None:
-    own = replace(sgd(0.1), update=lambda g, state, theta: (theta + 100.0, state))
-    assert own.in_place is None
+@pytest.mark.parametrize("engine", ["serial", "threads", "stacked"])
+def test_another_update_is_used_by_every_kernel(engine: Engine) -> None:
+    def update(g: Tensor, state: State, theta: Tensor) -> tuple[Tensor, State]:
+        return theta + 100, state
+
+    own = replace(sgd(0.1), update=update)
+    assert own.formula is None
+    model = mlp(1, 4, 1, activation=nn.Tanh)
+    kernel = make_kernel(model, F.mse_loss, device=torch.device("cpu"), engine=engine)
+    support, _, order = Sine().draw(2, inner_steps=3)
+    phi = ravel(model)
+    theta = adapt(kernel, phi, support, order, own).theta
+    torch.testing.assert_close(theta, (phi + 300).expand(2, -1))
+    assert pickle.loads(pickle.dumps(replace(own, update=_far))).update is _far
+
+
+def _far(g: Tensor, state: State, theta: Tensor) -> tuple[Tensor, State]:
+    return theta + 100, state

@@ -19,9 +19,10 @@ from reptile_lib.fast.choose import make_kernel
 from reptile_lib.fast.conv4 import conv4_kernel
 from reptile_lib.fast.mlp import mlp_kernel
 from reptile_lib.fast.spread import Spread
-from reptile_lib.inner import InnerOptimizer, State, adam, gd, mean_state, momentum, sgd
+from reptile_lib.inner import InnerOptimizer, State, mean_state
 from reptile_lib.inner_loop import InnerLoop, adapt
 from reptile_lib.kernel import Adapted, Kernel, of_model
+from reptile_lib.optimizers import adam, gd, momentum, sgd
 from reptile_lib.params import layout, ravel
 from tests import textbook
 from tests.textbook import OneRateAWeight, WithLastGradient

@@ -10,6 +10,7 @@ LIB = ROOT / "reptile_lib"
 # Each of these may import those on the lines above it.
 ORDER = """errors
 params inner rng schedules device examples stopping
+optimizers
 tasks
 kernel groups
 inner_loop

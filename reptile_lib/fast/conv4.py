@@ -128,7 +128,7 @@ class Conv4Kernel:
         with torch.no_grad():  # threads do not hand it on
             size, cut = self._minibatches(support, order)
             # An optimiser that tells weights apart is another one in every call.
-            fixed = inner.stop is None and inner.in_place is not None
+            fixed = inner.stop is None and inner.formula is not None
             if self.compiled and fixed and order.shape[1] > 0:
                 return self._compiled(inner, theta, state, cut)
             n, _, b = order.shape

@@ -33,12 +33,13 @@ def steps_in(
         space: where they are.
         take: take(batch) -> losses [n]; leaves the gradient at `space.theta` in
             `space.g`.
-        inner: the optimiser; its `in_place` is used where it has one.
+        inner: the optimiser; its formula is used where it has one.
         start: theta [n, P] and state to begin with.
         batches: the minibatches.
     """
     theta, state = start
-    if inner.in_place is None or inner.stop is not None:
+    formula = inner.formula
+    if formula is None or inner.stop is not None:
 
         def gradient(theta: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
             space.theta.copy_(theta)
@@ -54,7 +55,7 @@ def steps_in(
     losses = []
     for batch in batches:
         losses.append(take(batch))
-        inner.in_place(space.g, state, space.theta)
+        formula.in_place(space.g, state, space.theta)
     k = len(losses)
     stacked = torch.stack(losses, -1) if k else theta.new_zeros(len(theta), 0)
     taken = stacked.new_full((len(theta),), k, dtype=torch.int64)

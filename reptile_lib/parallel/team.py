@@ -149,7 +149,7 @@ class Processes:
         uneven = run.meta_batch % self.size and run.meta_batch <= run.at_once
         inner = run.U.inner
         fixed = run.rule is reptile and inner.stop is None
-        if not (uneven and run.one_a_core and fixed) or inner.in_place is None:
+        if not (uneven and run.one_a_core and fixed) or inner.formula is None:
             return None
         return pieces(run.meta_batch, run.inner_steps, self.rank, self.size)
 

@@ -10,6 +10,7 @@ from reptile_lib.fast.graphs import captured
 from reptile_lib.inner_loop import InnerLoop
 from reptile_lib.kernel import Kernel, in_kernel_order
 from reptile_lib.meta import Alone, MetaState, Rule, Team, Training
+from reptile_lib.optimizers import with_rates
 from reptile_lib.runs.checks import Chosen
 from reptile_lib.schedules import Schedule
 from reptile_lib.tasks import Tasks
@@ -52,7 +53,7 @@ def training(
     inner, lr = learner.inner, learner.inner.lr
     if replayed and isinstance(lr, Tensor) and lr.device != phi.device:
         # A graph cannot fetch rates from the CPU's memory.
-        inner = replace(inner.at(lr.to(phi)), stop=inner.stop)
+        inner = with_rates(inner, lr.to(phi))
     return Training(
         InnerLoop(kernel, inner),
         captured(learner.rule) if replayed else learner.rule,

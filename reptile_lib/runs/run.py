@@ -18,9 +18,10 @@ from reptile_lib.errors import UserError
 from reptile_lib.evaluation import Evaluation, evaluate
 from reptile_lib.examples import Splits
 from reptile_lib.fast import conv4_compiled
-from reptile_lib.inner import Moments, adam
+from reptile_lib.inner import Moments
 from reptile_lib.learner import MetaLearner, Reptile
 from reptile_lib.models.conv4 import conv4
+from reptile_lib.optimizers import adam
 from reptile_lib.parallel.launch import job, restarted
 from reptile_lib.parallel.team import here
 from reptile_lib.rng import TEST, VALIDATE

@@ -22,6 +22,7 @@ from reptile_lib.errors import UserError
 from reptile_lib.inner import InnerOptimizer, State
 from reptile_lib.learner import MetaLearner
 from reptile_lib.meta import MetaState
+from reptile_lib.optimizers import same_but_rate, with_rates
 from reptile_lib.params import layout
 from reptile_lib.rng import Draws
 from reptile_lib.schedules import Schedule
@@ -144,7 +145,7 @@ def _with_rates(inners: Sequence[InnerOptimizer]) -> InnerOptimizer:
     rates = [inner.lr for inner in inners]
     if len(set(rates)) == 1:
         return inners[0]
-    return replace(inners[0].at(torch.tensor(rates)[:, None]), stop=inners[0].stop)
+    return with_rates(inners[0], torch.tensor(rates)[:, None])
 
 
 def _in_rows(schedules: Sequence[Schedule]) -> Schedule:
@@ -156,16 +157,6 @@ def _comparable(value: object) -> object:
     if isinstance(value, partial):
         return value.func, value.args, sorted(value.keywords.items())
     return value
-
-
-def _same_but_rate(one: InnerOptimizer, other: InnerOptimizer) -> bool:
-    if one == other:
-        return True
-    try:
-        alike = one.at(1.0) == other.at(1.0) and one.stop == other.stop
-    except UserError:  # one's own, which is not known at another rate
-        return False
-    return alike and not isinstance(other.lr, Tensor)
 
 
 def _check(
@@ -185,7 +176,7 @@ def _check(
                     f"learners differ in {name}: {mine} and {theirs}; only seeds and"
                     " rates may differ"
                 )
-        if not _same_but_rate(first.inner, learner.inner):
+        if not same_but_rate(first.inner, learner.inner):
             raise UserError(
                 f"learners differ in inner: {first.inner.name} and"
                 f" {learner.inner.name}; only its rate, a number, may differ"

@@ -15,7 +15,6 @@ from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-import reptile_lib
 from reptile_lib import (
     Batch,
     Episodes,
@@ -117,7 +116,6 @@ def foreign_operations(
 def on_meta(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leave out what the device META does not have, though no graph records it."""
     monkeypatch.setattr(torch, "autocast", lambda *_: nullcontext())
-    monkeypatch.setattr(reptile_lib.inner, "_check_rate", lambda *_: None)
 
 
 @each_rule
