@@ -12,30 +12,18 @@ The biases of the convolutions are left out: batch norm takes them away again, a
 their gradient is exactly zero.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
-from threading import local
-from typing import cast
 
 import torch
 from torch import Tensor, nn
 
-from reptile_lib.examples import Inputs
 from reptile_lib.fast import conv4_compiled
 from reptile_lib.fast.conv4_buffers import Workspace, image_patches, workspace
 from reptile_lib.fast.conv4_order import to_matrices, to_vector
 from reptile_lib.fast.cross_entropy import reduction, with_gradient
-from reptile_lib.fast.in_place import steps_in
-from reptile_lib.fast.torch_settings import keep_freed_memory
-from reptile_lib.inner import InnerOptimizer, State
-from reptile_lib.kernel import (
-    Adapted,
-    Autograd,
-    Criterion,
-    batches_of,
-    steps_on,
-)
+from reptile_lib.fast.written import Written
+from reptile_lib.kernel import Autograd, Criterion
 from reptile_lib.models.conv4 import WIDTH, Conv4
 from reptile_lib.params import Layout, layout
 from reptile_lib.tasks import Batch
@@ -50,7 +38,7 @@ def conv4_kernel(
     *,
     bf16: bool = False,
     compiled: bool = False,
-) -> "Conv4Kernel | None":
+) -> Written[Workspace] | None:
     """Return the kernel of this model and criterion, or None if it is not theirs."""
     if type(model) is not Conv4 or reduction(criterion) not in ("mean", "sum"):
         return None
@@ -59,29 +47,28 @@ def conv4_kernel(
         return None
     (eps,) = {m.eps for m in model.modules() if isinstance(m, nn.BatchNorm2d)}
     summed = reduction(criterion) == "sum"
-    return Conv4Kernel(reference, layout(model), eps, summed, bf16, compiled)
+    net = Conv4Net(layout(model), eps, summed, bf16)
+    step = partial(
+        conv4_compiled.step, where=net.where, eps=eps, summed=summed, bf16=bf16
+    )
+    return Written(net, reference, step if compiled else None)
 
 
 @dataclass(frozen=True)
-class Conv4Kernel:
-    """Inner loops of Conv4 with the gradient written out; vectors in matrix order.
+class Conv4Net:
+    """Conv4 with its gradient written out; vectors in matrix order.
 
     Args:
-        reference: the same in the model's order; takes what is not as expected here.
         where: Conv4's layout.
         eps: batch norm's.
         summed: whether the loss is summed over the examples; else it is their mean.
         bf16: whether the large products round their factors to bfloat16.
-        compiled: whether inner steps are those of `conv4_compiled`.
     """
 
-    reference: Autograd
     where: Layout
     eps: float
     summed: bool = False
     bf16: bool = False
-    compiled: bool = False
-    _spaces: local = field(default_factory=local)  # each thread's buffers, by shape
 
     def pack(self, vectors: Tensor) -> Tensor:
         """Reorder vectors [..., P] in Conv4's layout for the products below."""
@@ -91,52 +78,7 @@ class Conv4Kernel:
         """Undo `pack`."""
         return to_vector(vectors, self.where)
 
-    def losses(self, theta: Tensor, batch: Batch) -> Tensor:
-        """Return [n], the loss of each task; differentiable."""
-        return self.reference.losses(self.unpack(theta), batch)
-
-    def outputs(self, theta: Tensor, x: Inputs) -> Tensor:
-        """Return logits [n, B, ways]."""
-        return self.reference.outputs(self.unpack(theta), x)
-
-    def gradient(self, theta: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Return gradients [n, P] and losses [n]."""
-        if not self._takes(batch):
-            g, losses = self.reference.gradient(self.unpack(theta), batch)
-            return self.pack(g), losses
-        assert isinstance(batch.x, Tensor)
-        with torch.no_grad():
-            n, b, *_, size = batch.x.shape
-            space = self._space(n, b, size, theta)
-            space.theta.copy_(theta)
-            losses = self._take(space, Batch(image_patches(batch.x), batch.y))
-            return space.g.clone(), losses
-
-    def descend(
-        self,
-        inner: InnerOptimizer,
-        theta: Tensor,
-        state: State,
-        support: Batch,
-        order: Tensor,
-    ) -> Adapted:
-        """Take k inner steps for each of n tasks."""
-        if not self._takes(support):
-            batches = batches_of(support, order)
-            return steps_on(self.gradient, inner, theta, state, iter(batches))
-        keep_freed_memory()
-        with torch.no_grad():  # threads do not hand it on
-            size, cut = self._minibatches(support, order)
-            # An optimiser that tells weights apart is another one in every call.
-            fixed = inner.stop is None and inner.formula is not None
-            if self.compiled and fixed and order.shape[1] > 0:
-                return self._compiled(inner, theta, state, cut)
-            n, _, b = order.shape
-            space = self._space(n, b, size, theta)
-            take = partial(self._take, space)
-            return steps_in(space, take, inner, (theta, state), cut)
-
-    def _takes(self, batch: Batch) -> bool:
+    def takes(self, batch: Batch) -> bool:
         """Say whether these are labelled square images that the weights are for."""
         x, y = batch
         if not isinstance(x, Tensor) or x.dim() != 5 or y.dim() != 2:
@@ -148,53 +90,17 @@ class Conv4Kernel:
         fits = self.where.shapes[-2][1] == WIDTH * side * side
         return height == width and fits and channels == self.where.shapes[0][1]
 
-    def _minibatches(
-        self, support: Batch, order: Tensor
-    ) -> tuple[int, Iterator[Batch]]:
-        """Return the images' side, and minibatches of patches [n, b, o·o, 9C]."""
-        assert isinstance(support.x, Tensor)
-        patches = image_patches(support.x)
-        size = patches.shape[1]
-        patches, y = patches.flatten(0, 1), support.y.flatten()
-        n = torch.arange(len(order), device=order.device)
-        order = order + size * n[:, None, None]
-        batches = (Batch(patches[o], y[o]) for o in order.unbind(1))
-        return support.x.shape[-1], batches
+    def prepared(self, x: Tensor) -> Tensor:
+        """Cut images [n, B, C, H, H] into patches [n, B, o·o, 9C]: each one once."""
+        return image_patches(x)
 
-    def _space(self, n: int, b: int, size: int, like: Tensor) -> Workspace:
-        """Return this thread's buffers for n tasks and b images of this side."""
-        key = (n, b, size, like.dtype, like.device)
-        kept = self._spaces.__dict__.setdefault("by_shape", {})
-        if key not in kept:
-            kept[key] = workspace(self.where, n, b, size, like, self.bf16)
-        space: Workspace = kept[key]
-        return space
+    def workspace(self, n: int, b: int, shape: torch.Size, like: Tensor) -> Workspace:
+        """Make buffers for n tasks and b images [C, H, H]."""
+        return workspace(self.where, n, b, shape[-1], like, self.bf16)
 
-    def _take(self, space: Workspace, batch: Batch) -> Tensor:
-        patches = cast(Tensor, batch.x)
-        return gradient(space, patches, batch.y, self.eps, self.summed)
-
-    def _compiled(
-        self,
-        inner: InnerOptimizer,
-        theta: Tensor,
-        state: State,
-        batches: Iterator[Batch],
-    ) -> Adapted:
-        """Take compiled inner steps; these want the same strides each time."""
-        step = conv4_compiled.step(inner, self.where, self.eps, self.summed, self.bf16)
-        theta, state = _dense(theta), {name: _dense(v) for name, v in state.items()}
-        losses = []
-        for x, y in batches:
-            assert isinstance(x, Tensor)
-            theta, state, value = step(theta, state, x, y)
-            losses.append(value)
-        taken = theta.new_full(theta.shape[:1], len(losses), dtype=torch.int64)
-        return Adapted(theta, state, torch.stack(losses, -1), taken)
-
-
-def _dense(value: Tensor) -> Tensor:
-    return torch.empty_like(value, memory_format=torch.contiguous_format).copy_(value)
+    def gradient(self, space: Workspace, x: Tensor, y: Tensor) -> Tensor:
+        """Leave the gradient on patches x in `space.g`; return losses [n]."""
+        return gradient(space, x, y, self.eps, self.summed)
 
 
 def products(a: Tensor, b: Tensor, out: Tensor, bf16: bool = False) -> Tensor:

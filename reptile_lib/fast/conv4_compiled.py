@@ -7,7 +7,6 @@ memory. On a CPU that saves a fifth of the time of a step; the compiler takes ab
 seconds for each set of shapes.
 """
 
-from collections.abc import Callable
 from functools import cache
 
 import torch
@@ -15,12 +14,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from reptile_lib.fast.conv4_buffers import padding
+from reptile_lib.fast.written import Step
 from reptile_lib.inner import InnerOptimizer, State
 from reptile_lib.models.conv4 import WIDTH
 from reptile_lib.params import Layout
-
-Step = Callable[[Tensor, State, Tensor, Tensor], tuple[Tensor, State, Tensor]]
-"""step(theta [n, P], state, patches, y) -> theta, state, losses [n]."""
 
 
 @cache

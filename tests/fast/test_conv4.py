@@ -19,14 +19,13 @@ from reptile_lib.fast import conv4_compiled
 from reptile_lib.fast.choose import make_kernel
 from reptile_lib.fast.conv4 import (
     GROUP,
-    Conv4Kernel,
     conv4_kernel,
     gradient,
     products,
 )
 from reptile_lib.fast.conv4_buffers import image_patches, workspace
 from reptile_lib.fast.conv4_order import to_matrices, to_vector
-from reptile_lib.kernel import of_model
+from reptile_lib.kernel import Kernel, of_model
 from reptile_lib.models.conv4 import Conv4, pad_same
 from reptile_lib.params import Layout, layout, ravel
 from tests import textbook
@@ -36,7 +35,7 @@ CPU = torch.device("cpu")
 
 def kernel_of(
     model: nn.Module, criterion: textbook.Criterion, compiled: bool = False
-) -> Conv4Kernel:
+) -> Kernel:
     reference = of_model(model, criterion)
     found = conv4_kernel(model, criterion, reference, compiled=compiled)
     assert found is not None

@@ -15,7 +15,9 @@ from torch.nn import functional as F
 from torch.nn.utils import parametrizations
 
 from reptile_lib import Batch, adam, adapt, conv4, mlp
-from reptile_lib.fast.mlp import MlpKernel, mlp_kernel
+from reptile_lib.fast.mlp import mlp_kernel
+from reptile_lib.fast.mlp_buffers import Workspace
+from reptile_lib.fast.written import Written
 from reptile_lib.kernel import of_model
 from reptile_lib.params import ravel
 from tests import textbook
@@ -24,7 +26,7 @@ Criterion = Callable[[Tensor, Tensor], Tensor]
 summed = partial(F.cross_entropy, reduction="sum")
 
 
-def kernel_of(model: nn.Module, criterion: Criterion) -> MlpKernel | None:
+def kernel_of(model: nn.Module, criterion: Criterion) -> Written[Workspace] | None:
     return mlp_kernel(model, criterion, of_model(model, criterion))
 
 
