@@ -12,7 +12,10 @@ import matplotlib.pyplot as plt
 from cycler import cycler
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 from torch import Tensor
+
+from reptile_lib.errors import UserError
 
 BLUE, ORANGE, GREEN, RED, SKY, PINK = (
     "#0072B2",
@@ -23,16 +26,33 @@ BLUE, ORANGE, GREEN, RED, SKY, PINK = (
     "#CC79A7",
 )
 
+WIDEST = 5.2
+"""Inches that a phone still shows with letters of nine pixels."""
+
+SMALLEST = 10
+"""Points of the smallest letters."""
+
 STYLE: dict[Any, Any] = {
-    "figure.figsize": (6.4, 3.6),
+    "figure.hooks": [f"{__name__}:refuse_what_phones_cannot_show"],
+    "figure.figsize": (WIDEST, 3.2),
     "figure.dpi": 110,
     "savefig.dpi": 110,
     "figure.facecolor": "none",
     "axes.facecolor": "none",
     "savefig.facecolor": "none",
     "figure.constrained_layout.use": True,
-    "font.size": 10,
-    "axes.titlesize": 10,
+    **dict.fromkeys(
+        (
+            "font.size",
+            "axes.titlesize",
+            "axes.labelsize",
+            "xtick.labelsize",
+            "ytick.labelsize",
+            "legend.fontsize",
+            "figure.titlesize",
+        ),
+        SMALLEST,
+    ),
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.grid": True,
@@ -47,6 +67,38 @@ STYLE: dict[Any, Any] = {
 def use_style() -> None:
     """Give the figures of this notebook the book's style."""
     plt.rcParams.update(STYLE)
+
+
+def use_wide_style() -> None:
+    """Do the same for a page that is still drawn for wide screens."""
+    plt.rcParams.update(STYLE | {"figure.hooks": [], "figure.figsize": (6.4, 3.6)})
+
+
+def refuse_what_phones_cannot_show(figure: Figure) -> None:
+    """Have a figure say, when drawn, that it is too wide or its letters too small.
+
+    A hook of matplotlib, called for every new figure.
+
+    Raises:
+        UserError: while drawing, with what to change.
+    """
+
+    def check(event: object) -> None:
+        width = figure.get_figwidth()
+        if width > WIDEST:
+            raise UserError(
+                f"the figure is {width} inches wide; phones show {WIDEST} at most"
+            )
+        for letters in figure.findobj(Text):
+            assert isinstance(letters, Text)
+            shown = letters.get_visible() and letters.get_text().strip()
+            if shown and float(letters.get_fontsize()) < SMALLEST:
+                raise UserError(
+                    f"{letters.get_text()!r} is set in {letters.get_fontsize()} points;"
+                    f" give at least {SMALLEST}"
+                )
+
+    figure.canvas.mpl_connect("draw_event", check)
 
 
 def show_task(images: Tensor, ways: int, title: str = "") -> Figure:

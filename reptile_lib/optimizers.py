@@ -24,7 +24,10 @@ class _Sgd:
         return {}
 
     def in_place(self, g: Tensor, state: State, theta: Tensor) -> None:
-        theta.sub_(state.get("lr", self.lr) * g)
+        if (lr := state.get("lr")) is None:
+            theta.sub_(g, alpha=self.lr)
+        else:
+            theta.sub_(lr * g)
 
 
 @dataclass(frozen=True)

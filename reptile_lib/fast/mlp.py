@@ -113,8 +113,8 @@ class MlpNet:
 
     def workspace(self, n: int, b: int, shape: torch.Size, like: Tensor) -> Workspace:
         """Make buffers for n tasks and minibatches of b examples."""
-        return workspace(self.where, n, b, like)
+        return workspace(self.where, n, b, like, tanh=self.tanh)
 
     def gradient(self, space: Workspace, x: Tensor, y: Tensor) -> Tensor:
         """Leave the gradient in `space.g`; return losses [n]."""
-        return gradient(space, x, y, tanh=self.tanh, labels=self.labels)
+        return gradient(space, x, y, self.labels)
