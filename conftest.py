@@ -18,6 +18,10 @@ from pathlib import Path
 
 import pytest
 
+from reptile_book.notebooks import prepare
+
+prepare(os.environ)  # a user's settings of matplotlib change no output
+
 # Before anything asks CUDA, and for all processes that tests start. What was visible is
 # kept for the test that needs it; pytest's own workers find it kept already.
 os.environ.setdefault("REPTILE_GPUS", os.environ.get("CUDA_VISIBLE_DEVICES", "all"))

@@ -5,8 +5,11 @@ machines or environments. `--tidy` rewrites the metadata without running anythin
 """
 
 import argparse
+import os
 import sys
+import tempfile
 import time
+from collections.abc import MutableMapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -14,6 +17,8 @@ from typing import Any
 import nbformat
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
+
+from reptile_book import controls
 
 ROOT = Path(__file__).parents[1]
 KERNELSPEC = {
@@ -28,6 +33,33 @@ FORMAT = 4, 5
 
 CELL_METADATA = ("tags", "mystnb")
 """What a cell may say about itself."""
+
+
+INLINE = "module://matplotlib_inline.backend_inline"
+"""Draws a notebook's figures into the notebook."""
+
+
+def prepare(environment: MutableMapping[str, str]) -> None:
+    """Make an environment in which a notebook prints what a page shows.
+
+    Whatever the user has set: figures go into the notebook, matplotlib does not warn
+    of a folder that it cannot write to, and controls, which a page cannot use, stay
+    away.
+    """
+    environment["MPLBACKEND"] = INLINE
+    environment[controls.SWITCH] = "off"
+    folder = environment.get("MPLCONFIGDIR")
+    if folder is not None and not _writable(Path(folder)):
+        spare = Path(tempfile.gettempdir(), f"reptile-matplotlib-{os.getuid()}")
+        environment["MPLCONFIGDIR"] = str(spare)
+
+
+def _writable(folder: Path) -> bool:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return False
+    return os.access(folder, os.W_OK)
 
 
 def tidy(nb: Any, stem: str) -> None:
@@ -76,7 +108,8 @@ def save(path: Path, run: bool) -> bool:
         nbformat.validate(nb)
         nbformat.write(nb, path)  # type: ignore[no-untyped-call]
     seconds = time.perf_counter() - start
-    print(f"{seconds:6.1f} s  {path.relative_to(ROOT)}  {failed and 'FAILED'}{failed}")
+    name = os.path.relpath(path, ROOT)
+    print(f"{seconds:6.1f} s  {name}  {failed and 'FAILED'}{failed}")
     return not failed
 
 
@@ -91,6 +124,7 @@ def main() -> None:
     paths = [p.resolve() for p in chosen.paths] or sorted(
         p for p in ROOT.glob("chapters/**/*.ipynb") if "checkpoints" not in str(p)
     )
+    prepare(os.environ)  # which the kernels get
     with ThreadPoolExecutor(2) as pool:
         good = list(pool.map(lambda p: save(p, not chosen.tidy), paths))
     sys.exit(not all(good))

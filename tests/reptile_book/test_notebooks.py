@@ -1,0 +1,55 @@
+"""`make notebooks` and nbval: what is stored does not depend on the user's settings."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from reptile_book.notebooks import KERNELSPEC, prepare, tidy
+
+ROOT = Path(__file__).parents[2]
+FIGURE = "import matplotlib.pyplot as plt\nplt.plot([1, 2])\nplt.show()"
+CONTROL = "from ipywidgets import IntSlider\nfrom reptile_book import controls"
+SETTINGS = [{"MPLBACKEND": "Agg"}, {"MPLCONFIGDIR": "/dev/null/x"}, {}]
+
+
+def notebook(path: Path) -> None:
+    sources = [FIGURE, CONTROL + "\ncontrols.show(IntSlider())"]
+    cells = [nbformat.v4.new_code_cell(source) for source in sources]
+    nb = nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": KERNELSPEC})
+    tidy(nb, "a")
+    nbformat.write(nb, path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("settings", SETTINGS, ids=str)
+def test_a_figure_is_stored_and_a_control_is_not(
+    tmp_path: Path, settings: dict[str, str]
+) -> None:
+    path = tmp_path / "a.ipynb"
+    notebook(path)
+    shell = {k: v for k, v in os.environ.items() if k not in ("MPLBACKEND",)}
+    command = [sys.executable, "-m", "reptile_book.notebooks", str(path)]
+    done = subprocess.run(command, cwd=ROOT, env=shell | settings, check=False)
+    assert done.returncode == 0
+    drawn, control = json.loads(path.read_text("utf-8"))["cells"]
+    (output,) = drawn["outputs"]
+    assert "image/png" in output["data"]
+    assert control["outputs"] == []
+    nbval = ["-m", "pytest", "--nbval", "--nbval-current-env", "-q", str(path)]
+    cache = f"cache_dir={tmp_path / 'cache'}"
+    command = [sys.executable, *nbval, "-o", cache, "-p", "conftest"]
+    done = subprocess.run(command, cwd=ROOT, env=shell | settings, check=False)
+    assert done.returncode == 0
+
+
+def test_settings_that_do_no_harm_stay(tmp_path: Path) -> None:
+    environment = {"MPLCONFIGDIR": str(tmp_path / "new"), "HOME": "x"}
+    prepare(environment)
+    assert environment["MPLCONFIGDIR"] == str(tmp_path / "new")
+    assert (tmp_path / "new").is_dir()
+    assert environment["HOME"] == "x"
