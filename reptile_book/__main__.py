@@ -9,7 +9,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from reptile_book import records, reproduce, rows
+from reptile_book import records, reproduce, rows, untrained
 from reptile_lib.errors import UserError
 from reptile_lib.runs.cli import command, execute, plain_output, several_processes
 from reptile_lib.runs.settings import Settings
@@ -30,17 +30,31 @@ def parser() -> argparse.ArgumentParser:
     again = command(commands, "reproduce", _reproduce, "run a row of the book's tables")
     again.add_argument("row", help=f"one of {', '.join(rows.ROWS)}")
     several_processes(again, _settings)
-    again.add_argument("--seeds", default="0", help="comma-separated (0)")
+    _seeds_and_folder(again)
     again.add_argument(
         "--budget",
         choices=["full", "short"],
         default="full",
         help="the paper's training, or 1,000 meta-steps and 1,000 test tasks (full)",
     )
-    again.add_argument(
+    base = command(commands, "untrained", _untrained, "score a row's first weights")
+    base.add_argument("row", help="one of images, such as omniglot-5way")
+    _seeds_and_folder(base)
+    return parser
+
+
+def _seeds_and_folder(to: argparse.ArgumentParser) -> None:
+    to.add_argument("--seeds", default="0", help="comma-separated (0)")
+    to.add_argument(
         "--results", type=Path, default=Path("results"), help="folder (results)"
     )
-    return parser
+
+
+def _seeds(options: argparse.Namespace) -> list[int]:
+    try:
+        return [int(seed) for seed in options.seeds.split(",")]
+    except ValueError as error:
+        raise UserError(f"--seeds {options.seeds}: give numbers like 0,1,2") from error
 
 
 def _settings(options: argparse.Namespace) -> Settings | None:
@@ -51,19 +65,24 @@ def _settings(options: argparse.Namespace) -> Settings | None:
 
 
 def _reproduce(options: argparse.Namespace) -> records.Record:
-    try:
-        seeds = [int(seed) for seed in options.seeds.split(",")]
-    except ValueError as error:
-        raise UserError(f"--seeds {options.seeds}: give numbers like 0,1,2") from error
     made = reproduce.several(
         options.row,
-        seeds,
+        _seeds(options),
         options.budget,
         options.results,
         device=options.device,
         progress=not options.quiet,
     )
     return {"records": made}
+
+
+def _untrained(options: argparse.Namespace) -> records.Record:
+    where = options.results, options.device
+    return {
+        "records": [
+            untrained.record(options.row, seed, *where) for seed in _seeds(options)
+        ]
+    }
 
 
 if __name__ == "__main__":
