@@ -1,0 +1,616 @@
+"""The study of page 1.4: several methods learn a start for sine waves, on one bill.
+
+::
+
+    python -m reptile_book.sine_methods --seeds 0,1,2
+
+A method's rates, its number of tasks per meta-step and whether Adam takes its outer
+step are chosen on validation tasks with a seed of its own, which leaves
+`results/sine-methods/choice.json`. Each seed then trains every method as chosen and is
+scored on test tasks, the same for all: `results/sine-methods/seed-<n>.json`. Nothing is
+overwritten: what is recorded is kept, if it is of the same settings.
+"""
+
+import argparse
+import math
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from itertools import pairwise, product
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from reptile_book import records
+from reptile_book.records import Record
+from reptile_lib.device import find_device, peak_memory_mb
+from reptile_lib.errors import UserError
+from reptile_lib.inner import InnerOptimizer, State
+from reptile_lib.inner_loop import InnerLoop
+from reptile_lib.kernel import Kernel
+from reptile_lib.learner import MetaLearner
+from reptile_lib.meta import Rule, Target, fomaml, joint, maml, reptile
+from reptile_lib.models.mlp import mlp
+from reptile_lib.optimizers import adam, sgd
+from reptile_lib.params import ravel
+from reptile_lib.rng import TEST, VALIDATE
+from reptile_lib.runs.cli import plain_output
+from reptile_lib.runs.side_by_side import fit_side_by_side
+from reptile_lib.schedules import linear
+from reptile_lib.tasks import Episodes, Sine, draw_tasks
+
+ROW = "sine-methods"
+TRIPLE = "MAML, three bills"
+USUAL = (0.9, 0.999)  # Adam's decays, in outer steps and from scratch
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How the study is done; a gradient is that of a minibatch of `inner_batch`."""
+
+    sizes: tuple[int, ...] = (1, 64, 64, 1)
+    train_points: int = 50
+    points: int = 10
+    inner_steps: int = 10
+    inner_batch: int = 10
+    bill: int = 30_000
+    """Gradients that a training may cost."""
+    shown: tuple[int, ...] = (1, 8, 32)
+    chosen_at: int = 8
+    """The steps after which the loss decides between trainings."""
+    inner_rates: tuple[float, ...] = (0.005, 0.01, 0.02)
+    """Where grids begin; their neighbours are a factor of two apart."""
+    outer_rates: tuple[float, ...] = (0.02, 0.04, 0.08)
+    epsilons: tuple[float, ...] = (0.5, 1.0, 2.0)
+    """Of Reptile's own outer step."""
+    adam_rates: tuple[float, ...] = (0.002, 0.004, 0.008)
+    meta_batches: tuple[int, ...] = (1, 5, 25, 125)
+    """Tried in this order, two at least, as long as the last is the best."""
+    joint_batches: tuple[int, ...] = (5, 25, 125, 625)
+    widen: int = 4
+    """How often a grid may grow towards an edge that wins."""
+    choice_seed: int = 100
+    validation_tasks: int = 200
+    test_tasks: int = 1_000
+    share: int = 1_000
+    """Tasks that divide the bill of a method that learns each one from scratch."""
+    sgd_tried: tuple[float, ...] = tuple(0.000625 * 2**i for i in range(10))
+    """Rates of adaptation to choose from."""
+    adam_tried: tuple[float, ...] = tuple(0.000625 * 2**i for i in range(8))
+    own_points: tuple[int, ...] = (10, 100, 1_000)
+    own_shown: tuple[int, ...] = (1, 3, 10, 30, 100, 300)
+    own_rates: tuple[float, ...] = (0.001, 0.003, 0.01, 0.03)
+    own_validation: int = 20
+    own_test: int = 50
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the settings by name, for JSON."""
+        return {
+            name: list(value) if isinstance(value, tuple) else value
+            for name, value in asdict(self).items()
+        }
+
+
+SETTINGS = Settings()
+
+
+@dataclass(frozen=True)
+class Method:
+    """What is trained, and what a task of its training costs in gradients."""
+
+    name: str
+    rule: Rule
+    cost: int
+    outers: tuple[str, ...]
+    loops: bool = True
+    """Whether it has an inner loop."""
+
+
+def methods(settings: Settings) -> list[Method]:
+    """Return the methods of the study.
+
+    A gradient through an inner step costs MAML three, see the page; the others pay for
+    a minibatch once.
+    """
+    k = settings.inner_steps
+    any_outer = ("plain", "adam")
+    return [
+        Method("Reptile", reptile, k, any_outer),
+        Method("FOMAML", fomaml, k + 1, any_outer),
+        Method("MAML", maml, 3 * k + 1, any_outer),
+        Method("joint, SGD", joint, 1, ("plain",), loops=False),
+        Method("joint, Adam", joint, 1, ("adam",), loops=False),
+    ]
+
+
+@dataclass(frozen=True)
+class Training:
+    """One way to train a method."""
+
+    method: str
+    outer: str
+    meta_batch: int
+    inner_rate: float
+    outer_rate: float
+
+
+@dataclass(eq=False)
+class Watched:
+    """A rule that lets a run stand still where a number overflows, and counts it."""
+
+    rule: Rule
+    overflows: Tensor | None = field(default=None)
+
+    def __call__(
+        self, U: InnerLoop, phi: Tensor, tasks: Episodes, state: State | None
+    ) -> Target:
+        """Ask the rule; φ [runs, P]."""
+        found = self.rule(U, phi, tasks, state)
+        good = found.phi.isfinite().all(-1)
+        self.overflows = ~good + (0 if self.overflows is None else self.overflows)
+        target = torch.where(good[:, None], found.phi, phi)
+        return Target(target, None, found.loss.nan_to_num(0.0, 0.0, 0.0), found.steps)
+
+
+def train(
+    method: Method,
+    trainings: Sequence[Training],
+    seeds: Sequence[int],
+    settings: Settings,
+    bills: int = 1,
+) -> list[Tensor | None]:
+    """Train side by side; return each φ [P], or None for a run that overflowed.
+
+    The trainings agree in all but their rates.
+    """
+    first, rule = trainings[0], Watched(method.rule)
+    outer = adam(1.0, USUAL) if first.outer == "adam" else None  # its rate is ε
+    points = settings.train_points if method.loops else settings.inner_batch
+    learners = [
+        MetaLearner(
+            network(settings, seed),
+            inner=sgd(one.inner_rate),
+            inner_steps=settings.inner_steps,
+            inner_batch=settings.inner_batch,
+            rule=rule,
+            criterion=F.mse_loss,
+            moments="reset",
+            outer=outer,
+            device="cpu",
+            engine="stacked",
+        )
+        for one, seed in zip(trainings, seeds, strict=True)
+    ]
+    fit_side_by_side(
+        learners,
+        [Sine(points, query_points=settings.inner_batch)] * len(learners),
+        seeds,
+        meta_steps=max(1, settings.bill * bills // (first.meta_batch * method.cost)),
+        meta_batch=first.meta_batch,
+        epsilon=[linear(one.outer_rate, 0.0) for one in trainings],
+    )
+    assert rule.overflows is not None
+    bad = rule.overflows.tolist()
+    return [None if b else one.phi for b, one in zip(bad, learners, strict=True)]
+
+
+def network(settings: Settings, seed: int) -> nn.Module:
+    """Return the untrained network of a seed."""
+    return mlp(*settings.sizes, activation=nn.Tanh, seed=seed)
+
+
+def kernel_of(settings: Settings) -> Kernel:
+    """Return how the gradients of adaptation are computed."""
+    return MetaLearner(
+        network(settings, 0), sgd(1.0), 1, criterion=F.mse_loss, device="cpu"
+    ).kernel
+
+
+def losses(
+    kernel: Kernel,
+    phi: Tensor,
+    inner: InnerOptimizer,
+    tasks: Episodes,
+    after: Sequence[int],
+) -> Tensor:
+    """Return query losses [tasks, after] of φ [P] after so many steps of `order`."""
+    U = InnerLoop(kernel, inner)
+    theta = kernel.pack(phi).expand(len(tasks.order), -1)
+    state: State | None = None
+    found = []
+    for start, stop in pairwise([0, *after]):
+        if stop > start:
+            adapted = U(theta, tasks.support, tasks.order[:, start:stop], state)
+            theta, state = adapted.theta, adapted.state
+        found.append(kernel.losses(theta, tasks.query))
+    return torch.stack(found, 1).nan_to_num(math.inf, math.inf)
+
+
+def optimizer(name: str, rate: float) -> InnerOptimizer:
+    """Return an optimiser of adaptation."""
+    return sgd(rate) if name == "SGD" else adam(rate, USUAL)
+
+
+# ---- the choice ----------------------------------------------------------------------
+
+
+def choose(settings: Settings, say: Callable[[str], None] = print) -> Record:
+    """Choose how each method is trained, by its loss on validation tasks alone."""
+    began = time.perf_counter()
+    kernel = kernel_of(settings)
+    tasks = draw_tasks(
+        Sine(settings.points),
+        settings.validation_tasks,
+        settings.choice_seed,
+        stream=VALIDATE,
+        inner_steps=settings.chosen_at,
+    )
+    values: dict[Training, float] = {}
+    chosen: dict[str, Record] = {}
+    rates = [rate for rate in settings.sgd_tried if 0.004 < rate < 0.1]
+
+    def score(phi: Tensor | None) -> float:
+        if phi is None:
+            return math.inf
+        found = [
+            losses(kernel, phi, sgd(rate), tasks, [settings.chosen_at]).mean().item()
+            for rate in rates
+        ]
+        return min(found)
+
+    def measure(some: list[Training]) -> list[float]:
+        method = next(m for m in methods(settings) if m.name == some[0].method)
+        seeds = [settings.choice_seed] * len(some)
+        return [score(phi) for phi in train(method, some, seeds, settings)]
+
+    for method in methods(settings):
+        for outer in method.outers:
+            values |= _sizes_searched(method, outer, measure, settings)
+        mine = {t: v for t, v in values.items() if t.method == method.name}
+        best = min(mine, key=mine.__getitem__)
+        chosen[method.name] = asdict(best) | {
+            "validation_loss": mine[best],
+            "inside": _inside(best, mine),
+        }
+        say(f"{ROW}: {method.name}: {chosen[method.name]}")
+    return {
+        "row": ROW,
+        "config": settings.as_dict(),
+        "chosen": chosen,
+        "values": [
+            asdict(t) | {"validation_loss": v if math.isfinite(v) else None}
+            for t, v in values.items()
+        ],
+        "seconds": time.perf_counter() - began,
+        **records.circumstances(find_device("cpu")),
+        "command": "python -m reptile_book.sine_methods",
+    }
+
+
+def _sizes_searched(
+    method: Method,
+    outer: str,
+    measure: Callable[[list[Training]], list[float]],
+    settings: Settings,
+) -> dict[Training, float]:
+    """Search the rates for one number of tasks per meta-step after the other."""
+    rates = settings.outer_rates
+    if outer == "adam":
+        rates = settings.adam_rates
+    elif method.rule is reptile:
+        rates = settings.epsilons
+    values: dict[Training, float] = {}
+    sizes = settings.meta_batches if method.loops else settings.joint_batches
+    for tried, n in enumerate(sizes):
+        if (
+            tried > 1
+            and min(values, key=values.__getitem__).meta_batch != sizes[tried - 1]
+        ):
+            break
+        start = Training(method.name, outer, n, 1.0, 1.0)
+        inners = settings.inner_rates if method.loops else (1.0,)
+        values |= searched(measure, start, list(inners), list(rates), settings.widen)
+    return values
+
+
+def searched(
+    measure: Callable[[list[Training]], list[float]],
+    start: Training,
+    inners: list[float],
+    outers: list[float],
+    widen: int,
+) -> dict[Training, float]:
+    """Measure a grid of two rates, and let it grow where its best stands at an edge.
+
+    An axis with one value is left as it is. The factor between neighbours is two.
+    """
+    found: dict[Training, float] = {}
+    rounds = 0
+    while True:
+        grid = [
+            replace(start, inner_rate=a, outer_rate=b)
+            for a, b in product(inners, outers)
+        ]
+        new = [one for one in grid if one not in found]
+        found |= dict(zip(new, measure(new), strict=True))
+        best = min(found, key=found.__getitem__)
+        grew = False
+        if rounds < widen and math.isfinite(found[best]):
+            for axis, rate in ((inners, best.inner_rate), (outers, best.outer_rate)):
+                if len(axis) > 1 and rate == axis[0]:
+                    axis.insert(0, axis[0] / 2)
+                    grew = True
+                elif len(axis) > 1 and rate == axis[-1]:
+                    axis.append(axis[-1] * 2)
+                    grew = True
+        if not grew:
+            return found
+        rounds += 1
+
+
+def _inside(best: Training, values: Mapping[Training, float]) -> bool:
+    """Say whether neither rate stands at the edge of the grid of its block."""
+    block = [
+        t for t in values if (t.outer, t.meta_batch) == (best.outer, best.meta_batch)
+    ]
+    inner = sorted({t.inner_rate for t in block})
+    outer = sorted({t.outer_rate for t in block})
+    return outer[0] < best.outer_rate < outer[-1] and (
+        len(inner) == 1 or inner[0] < best.inner_rate < inner[-1]
+    )
+
+
+# ---- the finals ----------------------------------------------------------------------
+
+
+def finals(
+    seeds: Sequence[int],
+    choice: Record,
+    settings: Settings,
+    say: Callable[[str], None] = print,
+) -> Iterator[Record]:
+    """Train the seeds side by side as chosen; measure and yield one record each."""
+    made_with = records.circumstances(find_device("cpu"))
+    trained: dict[str, list[Tensor | None]] = {}
+    seconds: dict[str, float] = {}
+
+    def one(method: Method, name: str, bills: int) -> None:
+        began = time.perf_counter()
+        own = choice["chosen"][method.name]
+        training = Training(**{key: own[key] for key in Training.__annotations__})
+        trained[name] = train(method, [training] * len(seeds), seeds, settings, bills)
+        seconds[name] = time.perf_counter() - began
+        say(f"{ROW}: {name}: {seconds[name]:.0f} s")
+
+    for method in methods(settings):
+        one(method, method.name, 1)
+        if method.rule is maml:
+            one(method, TRIPLE, 3)
+    for i, seed in enumerate(seeds):
+        began = time.perf_counter()
+        mine = {name: phis[i] for name, phis in trained.items()}
+        extra = settings.bill // settings.share
+        metrics = compared(mine, seed, extra, settings)
+        phi = mine["Reptile"]
+        own_task = {} if phi is None else plenty(phi, seed, settings)
+        yield {
+            "row": ROW,
+            "seed": seed,
+            "config": settings.as_dict(),
+            "chosen": choice["chosen"],
+            "metrics": metrics,
+            "own_task": own_task,
+            "train_seconds": sum(seconds.values()),
+            "train_seconds_each": seconds,
+            "evaluate_seconds": time.perf_counter() - began,
+            "trained_together": len(seeds),
+            "processes": 1,
+            "peak_memory_mb": peak_memory_mb(torch.device("cpu")),
+            **made_with,
+            "command": f"python -m reptile_book.sine_methods --seeds {seed}",
+        }
+
+
+def compared(
+    starts: Mapping[str, Tensor | None], seed: int, extra: int, settings: Settings
+) -> Record:
+    """Score starts on the same test tasks, each with its best rate on validation.
+
+    Untrained weights are scored as they are, and with `extra` steps before the first
+    that counts: from scratch, with SGD and with Adam.
+    """
+    kernel = kernel_of(settings)
+    untrained = ravel(network(settings, seed))
+    offered = {"SGD": settings.sgd_tried, "Adam": settings.adam_tried}
+    rows: dict[str, tuple[Tensor | None, int, Sequence[str]]] = {
+        **{name: (phi, 0, list(offered)) for name, phi in starts.items()},
+        "untrained": (untrained, 0, list(offered)),
+        "from scratch, SGD": (untrained, extra, ["SGD"]),
+        "from scratch, Adam": (untrained, extra, ["Adam"]),
+    }
+    validation, test = (
+        draw_tasks(
+            Sine(settings.points),
+            count,
+            seed,
+            stream=stream,
+            inner_steps=extra + max(settings.shown),
+        )
+        for count, seed, stream in (
+            (settings.validation_tasks, 0, VALIDATE),
+            (settings.test_tasks, 0, TEST),
+        )
+    )
+    values: dict[str, list[Tensor]] = {
+        "answer zero": [test.query.y.square().mean((1, 2))] * len(settings.shown)
+    }
+    how: dict[str, list[Record]] = {}
+    for name, (phi, more, kinds) in rows.items():
+        if phi is None:
+            continue
+        after = [more + steps for steps in settings.shown]
+        tried = [(kind, rate) for kind in kinds for rate in offered[kind]]
+        scores = torch.stack(
+            [
+                losses(kernel, phi, optimizer(*one), validation, after).mean(0)
+                for one in tried
+            ]
+        )
+        best = [tried[i] for i in scores.argmin(0).tolist()]
+        tables = {
+            one: losses(kernel, phi, optimizer(*one), test, after) for one in set(best)
+        }
+        values[name] = [tables[one][:, j] for j, one in enumerate(best)]
+        how[name] = [
+            {
+                "optimizer": kind,
+                "rate": rate,
+                "inside": offered[kind][0] < rate < offered[kind][-1],
+                "steps": steps,
+            }
+            for (kind, rate), steps in zip(best, after, strict=True)
+        ]
+    return {
+        name: {
+            f"{steps}-steps": _scored(value, reference)
+            | (how[name][j] if name in how else {})
+            for j, (steps, value, reference) in enumerate(
+                zip(settings.shown, columns, values["Reptile"], strict=True)
+            )
+        }
+        for name, columns in values.items()
+    }
+
+
+def _scored(value: Tensor, reptile: Tensor) -> Record:
+    """Return the mean loss over tasks, and what it is above Reptile's, task by task."""
+
+    def half(v: Tensor) -> float:
+        return 1.96 * v.double().std().item() / math.sqrt(len(v))
+
+    above = value - reptile
+    return {
+        "loss": value.mean().item(),
+        "ci95": half(value),
+        "above_reptile": above.mean().item(),
+        "above_reptile_ci95": half(above),
+        "tasks": len(value),
+    }
+
+
+def plenty(phi: Tensor, seed: int, settings: Settings) -> Record:
+    """Learn single tasks from 10, 100, 1,000 points with Adam, from φ and from scratch.
+
+    The rate is chosen on validation tasks, for each number of steps.
+    """
+    kernel, found = kernel_of(settings), {}
+    starts = {"from phi": phi, "from scratch": ravel(network(settings, seed))}
+    for points in settings.own_points:
+        validation, test = (
+            draw_tasks(
+                Sine(points),
+                count,
+                1,
+                stream=stream,
+                inner_steps=max(settings.own_shown),
+                inner_batch=min(points, settings.inner_batch),
+            )
+            for count, stream in (
+                (settings.own_validation, VALIDATE),
+                (settings.own_test, TEST),
+            )
+        )
+        curves: Record = {}
+        for name, start in starts.items():
+            after = settings.own_shown
+            inners = [adam(rate, USUAL) for rate in settings.own_rates]
+            tuned = torch.stack(
+                [
+                    losses(kernel, start, one, validation, after).mean(0)
+                    for one in inners
+                ]
+            ).argmin(0)
+            tested = torch.stack(
+                [losses(kernel, start, one, test, after).mean(0) for one in inners]
+            )
+            curves[name] = {
+                "loss": tested.gather(0, tuned[None])[0].tolist(),
+                "rate": [settings.own_rates[i] for i in tuned.tolist()],
+            }
+        found[str(points)] = curves
+    return {"steps": list(settings.own_shown), "points": found}
+
+
+# ---- records -------------------------------------------------------------------------
+
+
+def run(
+    seeds: Sequence[int],
+    folder: Path = Path("results"),
+    settings: Settings = SETTINGS,
+    say: Callable[[str], None] = print,
+) -> list[Record]:
+    """Choose, unless that is recorded, and record the seeds that are not yet.
+
+    Raises:
+        UserError: all seeds are recorded, or a record is of other settings.
+    """
+    into = folder / ROW
+    paths = {seed: into / f"seed-{seed}.json" for seed in seeds}
+    left = [seed for seed, path in paths.items() if not _recorded(path, settings)]
+    if not left:
+        raise UserError(
+            f"{', '.join(map(str, paths.values()))} recorded already; delete what is"
+            " to be run again"
+        )
+    if done := [f"seed-{seed}" for seed in seeds if seed not in left]:
+        say(f"recorded already: {', '.join(done)}")
+    path = into / "choice.json"
+    if _recorded(path, settings):
+        choice = records.read_one(path)
+    else:
+        choice = choose(settings, say)
+        records.write(path, choice)
+    made = []
+    for record in finals(left, choice, settings, say):
+        records.write(paths[record["seed"]], record)
+        made.append(record)
+    return made
+
+
+def _recorded(path: Path, settings: Settings) -> bool:
+    if not path.exists():
+        return False
+    if records.read_one(path).get("config") != settings.as_dict():
+        raise UserError(f"{path} is of other settings; delete it to run it again")
+    return True
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the study; return 0, 2 for a user's mistake, or 130 for Ctrl-C."""
+    plain_output()
+    arguments = sys.argv[1:] if arguments is None else arguments
+    parser = argparse.ArgumentParser(
+        prog="python -m reptile_book.sine_methods", description=__doc__
+    )
+    parser.add_argument("--seeds", default="0,1,2", help="comma-separated (0,1,2)")
+    parser.add_argument("--results", type=Path, default=Path("results"))
+    options = parser.parse_args(arguments)
+    try:
+        seeds = [int(seed) for seed in options.seeds.split(",")]
+        run(seeds, options.results)
+    except ValueError as error:
+        print(f"--seeds {options.seeds}: give numbers like 0,1,2", file=sys.stderr)
+        raise SystemExit(2) from error
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
