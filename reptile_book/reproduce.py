@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from reptile_book import headline, records, rows, sine_row
+from reptile_book import headline, records, results, rows, sine_row
 from reptile_book.rows import SHOTS, Budget, Changes, row_name
 from reptile_lib.device import find_device, peak_memory_mb
 from reptile_lib.errors import UserError
@@ -139,7 +139,8 @@ def _keep(record: records.Record, path: Path, run: Path) -> None:
         shutil.copyfile(run / one_run.CHECKPOINT, temporary)
     records.write(path, record)
     shutil.rmtree(run)
-    headline.write_headline(path.parents[1])
+    headline.write(path.parents[1])
+    results.write(path.parents[1])
 
 
 def is_recorded(

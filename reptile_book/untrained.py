@@ -10,7 +10,7 @@ It leaves `results/<row>-untrained/seed-<n>.json`: the baseline of a row's accur
 import time
 from pathlib import Path
 
-from reptile_book import records, rows
+from reptile_book import headline, records, results, rows
 from reptile_lib.device import find_device
 from reptile_lib.errors import UserError
 from reptile_lib.parallel.team import say
@@ -57,4 +57,6 @@ def record(
         "command": f"python -m reptile_book untrained {row} --seeds {seed}",
     }
     records.write(path, made)
+    headline.write(folder)
+    results.write(folder)
     return made

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import torch
 
-from reptile_book import headline, records, reproduce, rows, sine_row
+from reptile_book import records, reproduce, rows, sine_row
 from reptile_book.__main__ import main, parser
 from reptile_book.rows import row_name
 from reptile_lib import FewShotTasks, Sine, UserError, adaptation_curve, load
@@ -209,37 +209,6 @@ def test_the_sine_row_records_losses(tmp_path: Path) -> None:
 def test_an_unknown_row_is_named() -> None:
     with pytest.raises(UserError, match="unknown row 'imagenet'; choose one of glyphs"):
         reproduce.reproduce("imagenet", 0)
-
-
-def test_the_table_shows_measured_beside_published(tmp_path: Path) -> None:
-    for seed, accuracy in enumerate((0.95, 0.97)):
-        score = {"accuracy": accuracy, "ci95": 0.01, "tasks": 10}
-        protocols = {"transductive": score, "non_transductive": score}
-        record = {"metrics": {"1-shot": protocols, "5-shot": protocols}}
-        path = tmp_path / "omniglot-5way" / f"seed-{seed}.json"
-        records.write(path, record | {"train_seconds": 90.0 + seed * 60})
-    lines = headline.headline(tmp_path).splitlines()
-    assert sum(line.startswith("| omniglot-5way |") for line in lines) == 2
-    cells = [cell.strip() for cell in lines[2].strip("|").split("|")]
-    assert cells == [
-        "omniglot-5way",
-        "1",
-        # mean of 95 and 97, their standard deviation, and what is published
-        "96.0 ± 1.4 (97.68 ± 0.04)",
-        "96.0 ± 1.4 (95.39 ± 0.09)",
-        "2",
-        "2.0",
-    ]
-    # what nobody has run stays visibly empty
-    assert (
-        "| omniglot-20way | 1 | – (89.43 ± 0.14) | – (88.14 ± 0.15) | 0 |  |" in lines
-    )
-    assert not any(line.startswith("| glyphs") for line in lines)
-
-
-def test_the_committed_table_is_made_from_the_committed_records() -> None:
-    table = (RESULTS / "headline.md").read_text(encoding="utf-8")
-    assert table == headline.headline(RESULTS)
 
 
 def test_seeds_of_the_sine_row_are_trained_together(tmp_path: Path) -> None:
