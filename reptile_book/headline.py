@@ -6,7 +6,7 @@ from reptile_book import results
 from reptile_book.rows import SHOTS
 from reptile_lib.storage.files import written_whole
 
-ROWS = {"omniglot-5way": "Omniglot characters", "glyphs-5way": "glyphs"}
+ROWS = {"omniglot-5way": "Omniglot", "glyphs-5way": "glyphs"}
 PROTOCOL = "non_transductive"
 CHANCE = 20.0  # % of five classes
 
@@ -19,7 +19,7 @@ def write(folder: Path) -> None:
 
 def headline(folder: Path) -> str:
     """Make a table: a line a data set and number of examples."""
-    head = "five new classes of", "shots", "chance", "untrained", "Reptile", "published"
+    head = "five new classes", "chance", "untrained", "Reptile", "published"
     lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
     for row, name in ROWS.items():
         for shots in SHOTS:
@@ -29,6 +29,6 @@ def headline(folder: Path) -> str:
             ]
             shown = [str(score or results.DASH) for score in ours]
             paper = results.published(row, shots, PROTOCOL)
-            cells = [name, str(shots), f"{CHANCE:.0f}", *shown, paper]
+            cells = [f"{name}, {shots}-shot", f"{CHANCE:.0f}", *shown, paper]
             lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"

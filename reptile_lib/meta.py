@@ -62,7 +62,7 @@ def reptile(U: InnerLoop, phi: Tensor, tasks: Episodes, state: State | None) -> 
 
 
 def fomaml(U: InnerLoop, phi: Tensor, tasks: Episodes, state: State | None) -> Target:
-    """Step along the query gradient taken at φ̃, as if φ̃ did not depend on φ."""
+    """Step along the query gradient taken at φ̃, as if φ̃ − φ did not depend on φ."""
     adapted = U(phi, tasks.support, tasks.order, state)
     g, losses = U.gradient(adapted.theta, tasks.query)
     steps = adapted.steps.to(phi.dtype).mean()

@@ -96,7 +96,26 @@ def test_nothing_is_used_before_it_is_introduced(name: str) -> None:
 
 def test_the_preface_and_chapter_one_take_an_hour() -> None:
     names = ["intro", *(n for n in NEW if n.startswith("chapters/01-"))]
-    assert sum(Page.read(path_of(n)).minutes for n in names) <= 60
+    assert minutes(names) <= 60
+
+
+def minutes(names: list[str]) -> int:
+    return sum(Page.read(path_of(n)).minutes for n in names)
+
+
+def test_the_ways_through_the_book_say_their_minutes() -> None:
+    preface = (ROOT / "intro.md").read_text("utf-8")
+    ways = re.findall(r"^\| \*\*(.+)\*\* \| (.+) \| (\d+) \|$", preface, re.M)
+    chapters = [n for n in NOTEBOOKS if n.startswith("chapters/0")]
+    found = {
+        way: minutes(re.findall(r"\]\((.+?)\)", pages) or chapters)
+        for way, pages, _ in ways
+    }
+    assert found == {way: int(told) for way, _, told in ways}
+    assert len(found) == 3
+    told = re.search(r"(\d+) minutes\.", preface)
+    assert told is not None
+    assert int(told[1]) == minutes(["intro"])
 
 
 HEAD = """# 1.1 A title

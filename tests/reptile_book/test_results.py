@@ -60,15 +60,14 @@ def test_the_preface_has_chance_and_untrained_beside_it(tmp_path: Path) -> None:
     record(tmp_path, "glyphs-5way", 0, 0.9)
     record(tmp_path, "glyphs-5way-untrained", 0, 0.4)
     table = headline.headline(tmp_path)
-    assert lines(table, "glyphs")[0] == [
-        "glyphs",
-        "1",
+    assert lines(table, "glyphs, 1-shot")[0] == [
+        "glyphs, 1-shot",
         "20",
         "40.0 ± 1.0",
         "90.0 ± 1.0",
         "–",
     ]
-    assert lines(table, "Omniglot")[1][3:] == ["–", "–", "98.90 ± 0.10"]
+    assert lines(table, "Omniglot, 5-shot")[0][2:] == ["–", "–", "98.90 ± 0.10"]
 
 
 def test_a_record_of_one_task_is_shown(tmp_path: Path) -> None:
