@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn.utils import parameters_to_vector
 
-from benchmarks import textbook
-from benchmarks.problems import EPSILON, Cell, episodes, learner, problem
+from benchmarks import plain_calls, textbook
+from benchmarks.problems import EPSILON, SINE_LR, Cell, episodes, learner, problem
 from benchmarks.timing import synchronize
 from reptile_lib import Episodes
 from reptile_lib.fast.graphs import WARM_UP
@@ -101,6 +101,22 @@ class Textbook:
     def phi(self) -> Tensor:
         """φ [P] as it is now."""
         return parameters_to_vector(self.problem.model.parameters()).detach()
+
+
+class PlainCalls:
+    """The loop of `plain_calls`; for the sine problem, on a CPU."""
+
+    def __init__(self, cell: Cell, device: torch.device) -> None:
+        self.phi = ravel(problem(cell.problem, cell.ways, device).model)
+        self.batches = drawn(cell, device)
+
+    def __call__(self, meta_steps: int) -> float:
+        """Do meta-steps on the drawn tasks, over and over."""
+        began = time.perf_counter()
+        for i in range(meta_steps):
+            tasks = self.batches[i % len(self.batches)]
+            self.phi = plain_calls.meta_step(self.phi, tasks, SINE_LR, EPSILON)
+        return time.perf_counter() - began
 
 
 class Jax:

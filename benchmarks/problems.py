@@ -40,6 +40,10 @@ EPSILON = 0.1
 """Outer step size; it does not change the time."""
 
 
+SINE_LR = 0.02
+"""Inner learning rate of the sine problem."""
+
+
 @dataclass(frozen=True)
 class Cell:
     """One size of a meta-step."""
@@ -76,8 +80,8 @@ def problem(name: str, ways: int, device: torch.device) -> Problem:
         return Problem(
             mlp(1, 64, 64, 1, activation=nn.Tanh).to(device),
             F.mse_loss,
-            sgd(lr=0.02),
-            lambda parameters: torch.optim.SGD(parameters, lr=0.02),
+            sgd(SINE_LR),
+            lambda parameters: torch.optim.SGD(parameters, SINE_LR),
             Sine(points=10),
         )
     noise = torch.Generator().manual_seed(0)

@@ -1,19 +1,28 @@
 """Seconds a meta-step, side by side, and the share of the arithmetic limit."""
 
+import time
+from statistics import median
 from typing import Any
 
 import torch
 
-from benchmarks.contenders import Jax, Library, Textbook, jax_version
+from benchmarks import problems
+from benchmarks.contenders import Jax, Library, PlainCalls, Textbook, jax_version
 from benchmarks.limit import Product, conv4_flops, product_flops
 from benchmarks.problems import BATCH, Cell
 from benchmarks.processes import Team
 from benchmarks.timing import QUICK, Contender, Effort, Timing, measure
+from reptile_lib import linear
 
 META_BATCHES = (1, 5, 32, 256)
 INNER_STEPS = (1, 5, 10)
 WAYS = (10, 20)
 """On top of 5, at 5 tasks and 5 inner steps."""
+
+NAMES = ("textbook", "library", "two processes", "jax", "plain calls")
+
+SHORT, LONG = 60, 6_000
+"""Meta-steps of a notebook's run, and of a long one."""
 
 Record = dict[str, Any]
 
@@ -63,7 +72,40 @@ def race(device: torch.device, effort: Effort, team: Team | None) -> Record:
         "flops_per_second": {str(n): rate for n, rate in rates.items()},
         "size": size,
     }
-    return {"limit": limit, "speed": rows}
+    return {"limit": limit, "speed": rows, "short_runs": short_runs(device, effort)}
+
+
+def short_runs(device: torch.device, effort: Effort) -> Record:
+    """Time whole calls of `fit` from the start: a short run, a long one, and one step.
+
+    What a call costs however short it is, `fixed_seconds`, is taken off both.
+    """
+    cell = Cell("sine", 5, 5)
+    long = SHORT if effort is QUICK else LONG
+
+    def run(meta_steps: int) -> float:
+        learner, tasks = problems.learner(cell, device)
+        learner.state = learner.state._replace(meta_step=0)
+        began = time.perf_counter()
+        learner.fit(
+            tasks,
+            meta_steps=meta_steps,
+            meta_batch=cell.meta_batch,
+            epsilon=linear(1.0, 0.0),
+        )
+        return time.perf_counter() - began
+
+    run(SHORT)
+    turns = [(run(1), run(SHORT), run(long)) for _ in range(5)]
+    one, short, whole = (median(times) for times in zip(*turns, strict=True))
+    fixed = max(0.0, (long * one - whole) / (long - 1))
+    found = {
+        "short_seconds": (short - fixed) / SHORT,
+        "long_seconds": (whole - fixed) / long,
+        "fixed_seconds": fixed,
+    }
+    print("  " + ", ".join(f"{n} {1e3 * t:.3g} ms" for n, t in found.items()))
+    return found
 
 
 def time_cell(
@@ -82,6 +124,8 @@ def time_cell(
     if jax_version(device):
         racing["jax"] = jax = Jax(cell, device)
         compile_seconds = jax.compile_seconds
+    if cell.problem == "sine" and device.type == "cpu":
+        racing["plain calls"] = PlainCalls(cell, device)
     if cell.problem == "conv4":
         racing["product"] = product
         if team and cell.meta_batch > 1:
@@ -90,8 +134,7 @@ def time_cell(
     multiplied = found.pop("product", None)
     row: Record = vars(cell) | {
         "contenders": {
-            name: found[name].as_dict() if name in found else None
-            for name in ("textbook", "library", "two processes", "jax")
+            name: found[name].as_dict() if name in found else None for name in NAMES
         },
         "jax_compile_seconds": compile_seconds,
     }
