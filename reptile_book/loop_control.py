@@ -83,9 +83,10 @@ def draw(axis: Axes, moves: int, epsilon: float, alpha: float, k: int) -> Tensor
             axis.annotate("", point(new), point(old), arrowprops=arrow)
             old = new
     if rounds:
-        axis.annotate(
-            r"$\tilde\phi$", point(rounds[-1].inner[-1]), (0, -16), **ABOVE, size=13
-        )
+        end = rounds[-1].inner[-1]
+        across, up = point(13 * torch.nn.functional.normalize(end - old, dim=0))
+        beyond = ABOVE | {"va": "center", "size": 13}
+        axis.annotate(r"$\tilde\phi$", point(end), (across, up), **beyond)
     axis.plot(*old, "o", color="0.2")
     axis.annotate(r"$\phi$", point(old), (0, 8), **ABOVE, size=13)
     axis.set(xlim=(-0.3, 3.5), ylim=(-0.4, 3.0), aspect="equal")
