@@ -75,20 +75,20 @@ def use_wide_style() -> None:
 
 
 def refuse_what_phones_cannot_show(figure: Figure) -> None:
-    """Have a figure say, when drawn, that it is too wide or its letters too small.
+    """Refuse a figure that is too wide and, when it is drawn, too small letters.
 
     A hook of matplotlib, called for every new figure.
 
     Raises:
-        UserError: while drawing, with what to change.
+        UserError: what to change.
     """
+    width = figure.get_figwidth()
+    if width > WIDEST:
+        raise UserError(
+            f"the figure is {width} inches wide; phones show {WIDEST} at most"
+        )
 
     def check(event: object) -> None:
-        width = figure.get_figwidth()
-        if width > WIDEST:
-            raise UserError(
-                f"the figure is {width} inches wide; phones show {WIDEST} at most"
-            )
         for letters in figure.findobj(Text):
             assert isinstance(letters, Text)
             shown = letters.get_visible() and letters.get_text().strip()
