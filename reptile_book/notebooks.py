@@ -81,6 +81,16 @@ def _node(value: dict[str, Any]) -> Any:
     return nbformat.from_dict(value)  # type: ignore[no-untyped-call]
 
 
+def _complaints(nb: Any) -> list[str]:
+    """Return what cells have written to stderr, and the errors in their output."""
+    found = [out for cell in nb.cells for out in cell.get("outputs", [])]
+    return [
+        out.get("text") or "\n".join(out["traceback"])
+        for out in found
+        if out.get("name") == "stderr" or out["output_type"] == "error"
+    ]
+
+
 def save(path: Path, run: bool) -> bool:
     """Run a notebook if so asked, and store it; say whether its cells succeeded.
 
@@ -103,6 +113,8 @@ def save(path: Path, run: bool) -> bool:
             client.execute()
         except CellExecutionError as error:
             failed = str(error)
+        else:  # a figure that cannot be drawn fails no cell
+            failed = "\n".join(_complaints(nb))
     tidy(nb, path.stem)
     if not failed:
         nbformat.validate(nb)

@@ -9,7 +9,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from reptile_book.notebooks import KERNELSPEC, prepare, tidy
+from reptile_book.notebooks import KERNELSPEC, prepare, save, tidy
 
 ROOT = Path(__file__).parents[2]
 FIGURE = "import matplotlib.pyplot as plt\nplt.plot([1, 2])\nplt.show()"
@@ -53,3 +53,19 @@ def test_settings_that_do_no_harm_stay(tmp_path: Path) -> None:
     assert environment["MPLCONFIGDIR"] == str(tmp_path / "new")
     assert (tmp_path / "new").is_dir()
     assert environment["HOME"] == "x"
+
+
+@pytest.mark.slow
+def test_a_figure_that_cannot_be_drawn_is_a_failure(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    style = "from reptile_book import plots\nplots.use_style()\n"
+    tiny = FIGURE.replace("plt.show()", "plt.text(0, 0, 'x', fontsize=5)\nplt.show()")
+    cells = [nbformat.v4.new_code_cell(style + tiny)]
+    nb = nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": KERNELSPEC})
+    path = tmp_path / "a.ipynb"
+    nbformat.write(nb, path)
+    before = path.read_bytes()
+    assert not save(path, run=True)
+    assert "'x' is set in 5" in capsys.readouterr().out
+    assert path.read_bytes() == before
