@@ -82,7 +82,8 @@ def peak_bytes(act: Callable[[], object]) -> int:
     >>> peak_bytes(lambda: a @ a.T)
     64
     """
-    with PeakBytes() as memory:
+    memory = PeakBytes()
+    with memory:
         act()
     return memory.peak
 
