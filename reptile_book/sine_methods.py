@@ -3,12 +3,15 @@
 ::
 
     python -m reptile_book.sine_methods --seeds 0,1,2
+    python -m reptile_book.sine_methods --own-task --seeds 0,1,2
 
 A method's rates, its number of tasks per meta-step and whether Adam takes its outer
 step are chosen on validation tasks with a seed of its own, which leaves
 `results/sine-methods/choice.json`. Each seed then trains every method as chosen and is
-scored on test tasks, the same for all: `results/sine-methods/seed-<n>.json`. Nothing is
-overwritten: what is recorded is kept, if it is of the same settings.
+scored on test tasks, the same for all: `results/sine-methods/seed-<n>.json`. With
+`--own-task`, single tasks with 10 to 1,000 examples are learnt from Reptile's φ and
+from scratch: `own-task-<n>.json`. Nothing is overwritten: what is recorded is kept, if
+it is of the same settings.
 """
 
 import argparse
@@ -81,21 +84,35 @@ class Settings:
     sgd_tried: tuple[float, ...] = tuple(0.000625 * 2**i for i in range(10))
     """Rates of adaptation to choose from."""
     adam_tried: tuple[float, ...] = tuple(0.000625 * 2**i for i in range(8))
-    own_points: tuple[int, ...] = (10, 100, 1_000)
-    own_shown: tuple[int, ...] = (1, 3, 10, 30, 100, 300)
-    own_rates: tuple[float, ...] = (0.001, 0.003, 0.01, 0.03)
-    own_validation: int = 20
-    own_test: int = 50
 
     def as_dict(self) -> dict[str, Any]:
         """Return the settings by name, for JSON."""
-        return {
-            name: list(value) if isinstance(value, tuple) else value
-            for name, value in asdict(self).items()
-        }
+        return _as_json(self)
 
 
 SETTINGS = Settings()
+
+
+@dataclass(frozen=True)
+class OwnTask:
+    """How single tasks are learnt from more and more examples, from φ and not."""
+
+    points: tuple[int, ...] = (10, 100, 1_000)
+    shown: tuple[int, ...] = (1, 3, 10, 30, 100, 300)
+    sgd_tried: tuple[float, ...] = (0.005, 0.01, 0.02, 0.04)
+    adam_tried: tuple[float, ...] = (0.0025, 0.01, 0.04, 0.16)
+    validation_tasks: int = 20
+    test_tasks: int = 50
+
+
+OWN_TASK = OwnTask()
+
+
+def _as_json(settings: Settings | OwnTask) -> dict[str, Any]:
+    return {
+        name: list(value) if isinstance(value, tuple) else value
+        for name, value in asdict(settings).items()
+    }
 
 
 @dataclass(frozen=True)
@@ -380,9 +397,7 @@ def finals(
 
     def one(method: Method, name: str, bills: int) -> None:
         began = time.perf_counter()
-        own = choice["chosen"][method.name]
-        training = Training(**{key: own[key] for key in Training.__annotations__})
-        trained[name] = train(method, [training] * len(seeds), seeds, settings, bills)
+        trained[name] = _trained(method, seeds, choice, settings, bills)
         seconds[name] = time.perf_counter() - began
         say(f"{ROW}: {name}: {seconds[name]:.0f} s")
 
@@ -395,15 +410,12 @@ def finals(
         mine = {name: phis[i] for name, phis in trained.items()}
         extra = settings.bill // settings.share
         metrics = compared(mine, seed, extra, settings)
-        phi = mine["Reptile"]
-        own_task = {} if phi is None else plenty(phi, seed, settings)
         yield {
             "row": ROW,
             "seed": seed,
             "config": settings.as_dict(),
             "chosen": choice["chosen"],
             "metrics": metrics,
-            "own_task": own_task,
             "train_seconds": sum(seconds.values()),
             "train_seconds_each": seconds,
             "evaluate_seconds": time.perf_counter() - began,
@@ -413,6 +425,19 @@ def finals(
             **made_with,
             "command": f"python -m reptile_book.sine_methods --seeds {seed}",
         }
+
+
+def _trained(
+    method: Method,
+    seeds: Sequence[int],
+    choice: Record,
+    settings: Settings,
+    bills: int = 1,
+) -> list[Tensor | None]:
+    """Train a method as chosen, from each seed."""
+    own = choice["chosen"][method.name]
+    training = Training(**{key: own[key] for key in Training.__annotations__})
+    return train(method, [training] * len(seeds), seeds, settings, bills)
 
 
 def compared(
@@ -502,47 +527,73 @@ def _scored(value: Tensor, reptile: Tensor) -> Record:
     }
 
 
-def plenty(phi: Tensor, seed: int, settings: Settings) -> Record:
-    """Learn single tasks from 10, 100, 1,000 points with Adam, from φ and from scratch.
+def own_tasks(
+    seeds: Sequence[int], choice: Record, settings: Settings, own: OwnTask
+) -> Iterator[Record]:
+    """Train Reptile as chosen, and learn single tasks from its φ and from scratch.
 
-    The rate is chosen on validation tasks, for each number of steps.
+    Optimiser and rate are chosen on validation tasks, for each number of steps.
     """
-    kernel, found = kernel_of(settings), {}
-    starts = {"from phi": phi, "from scratch": ravel(network(settings, seed))}
-    for points in settings.own_points:
-        validation, test = (
-            draw_tasks(
-                Sine(points),
-                count,
-                1,
-                stream=stream,
-                inner_steps=max(settings.own_shown),
-                inner_batch=min(points, settings.inner_batch),
-            )
-            for count, stream in (
-                (settings.own_validation, VALIDATE),
-                (settings.own_test, TEST),
-            )
+    made_with = records.circumstances(find_device("cpu"))
+    reptile_first = methods(settings)[0]
+    phis = _trained(reptile_first, seeds, choice, settings)
+    for seed, phi in zip(seeds, phis, strict=True):
+        began = time.perf_counter()
+        starts = {"from phi": phi, "from scratch": ravel(network(settings, seed))}
+        yield {
+            "row": ROW,
+            "seed": seed,
+            "config": settings.as_dict() | {"own_task": _as_json(own)},
+            "steps": list(own.shown),
+            "points": {
+                str(points): {
+                    name: _learnt(start, points, settings, own)
+                    for name, start in starts.items()
+                    if start is not None
+                }
+                for points in own.points
+            },
+            "evaluate_seconds": time.perf_counter() - began,
+            **made_with,
+            "command": f"python -m reptile_book.sine_methods --own-task --seeds {seed}",
+        }
+
+
+def _learnt(start: Tensor, points: int, settings: Settings, own: OwnTask) -> Record:
+    """Return the test losses after some steps on so many points, and how."""
+    kernel = kernel_of(settings)
+    validation, test = (
+        draw_tasks(
+            Sine(points),
+            count,
+            1,  # not the tasks that the methods are compared on
+            stream=stream,
+            inner_steps=max(own.shown),
+            inner_batch=min(points, settings.inner_batch),
         )
-        curves: Record = {}
-        for name, start in starts.items():
-            after = settings.own_shown
-            inners = [adam(rate, USUAL) for rate in settings.own_rates]
-            tuned = torch.stack(
-                [
-                    losses(kernel, start, one, validation, after).mean(0)
-                    for one in inners
-                ]
-            ).argmin(0)
-            tested = torch.stack(
-                [losses(kernel, start, one, test, after).mean(0) for one in inners]
-            )
-            curves[name] = {
-                "loss": tested.gather(0, tuned[None])[0].tolist(),
-                "rate": [settings.own_rates[i] for i in tuned.tolist()],
-            }
-        found[str(points)] = curves
-    return {"steps": list(settings.own_shown), "points": found}
+        for count, stream in (
+            (own.validation_tasks, VALIDATE),
+            (own.test_tasks, TEST),
+        )
+    )
+    offered = {"SGD": own.sgd_tried, "Adam": own.adam_tried}
+    tried = [(kind, rate) for kind, rates in offered.items() for rate in rates]
+    scores = torch.stack(
+        [
+            losses(kernel, start, optimizer(*one), validation, own.shown).mean(0)
+            for one in tried
+        ]
+    )
+    best = [tried[i] for i in scores.argmin(0).tolist()]
+    tested = {
+        one: losses(kernel, start, optimizer(*one), test, own.shown).mean(0)
+        for one in set(best)
+    }
+    return {
+        "loss": [tested[one][j].item() for j, one in enumerate(best)],
+        "optimizer": [kind for kind, _ in best],
+        "rate": [rate for _, rate in best],
+    }
 
 
 # ---- records -------------------------------------------------------------------------
@@ -553,39 +604,55 @@ def run(
     folder: Path = Path("results"),
     settings: Settings = SETTINGS,
     say: Callable[[str], None] = print,
+    own: OwnTask | None = None,
 ) -> list[Record]:
     """Choose, unless that is recorded, and record the seeds that are not yet.
+
+    Args:
+        seeds: of the trainings.
+        folder: of all results.
+        settings: of the study.
+        say: told how far it is.
+        own: records single tasks, `own-task-<n>.json`, instead of the comparison.
 
     Raises:
         UserError: all seeds are recorded, or a record is of other settings.
     """
-    into = folder / ROW
-    paths = {seed: into / f"seed-{seed}.json" for seed in seeds}
-    left = [seed for seed, path in paths.items() if not _recorded(path, settings)]
+    into, name = folder / ROW, "seed" if own is None else "own-task"
+    more = {} if own is None else {"own_task": _as_json(own)}
+    config = settings.as_dict() | more
+    paths = {seed: into / f"{name}-{seed}.json" for seed in seeds}
+    left = [seed for seed, path in paths.items() if not _recorded(path, config)]
     if not left:
         raise UserError(
             f"{', '.join(map(str, paths.values()))} recorded already; delete what is"
             " to be run again"
         )
-    if done := [f"seed-{seed}" for seed in seeds if seed not in left]:
+    if done := [f"{name}-{seed}" for seed in seeds if seed not in left]:
         say(f"recorded already: {', '.join(done)}")
     path = into / "choice.json"
-    if _recorded(path, settings):
+    if _recorded(path, settings.as_dict()):
         choice = records.read_one(path)
     else:
         choice = choose(settings, say)
         records.write(path, choice)
+    if own is None:
+        found = finals(left, choice, settings, say)
+    else:
+        found = own_tasks(left, choice, settings, own)
     made = []
-    for record in finals(left, choice, settings, say):
+    for record in found:
         records.write(paths[record["seed"]], record)
         made.append(record)
     return made
 
 
-def _recorded(path: Path, settings: Settings) -> bool:
+def _recorded(path: Path, config: Record) -> bool:
+    """Say whether there is a record; what it says beyond `config` is its own affair."""
     if not path.exists():
         return False
-    if records.read_one(path).get("config") != settings.as_dict():
+    known = records.read_one(path).get("config", {})
+    if any(known.get(name) != value for name, value in config.items()):
         raise UserError(f"{path} is of other settings; delete it to run it again")
     return True
 
@@ -599,10 +666,13 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("--seeds", default="0,1,2", help="comma-separated (0,1,2)")
     parser.add_argument("--results", type=Path, default=Path("results"))
+    parser.add_argument(
+        "--own-task", action="store_true", help="single tasks with more examples"
+    )
     options = parser.parse_args(arguments)
     try:
         seeds = [int(seed) for seed in options.seeds.split(",")]
-        run(seeds, options.results)
+        run(seeds, options.results, own=OWN_TASK if options.own_task else None)
     except ValueError as error:
         print(f"--seeds {options.seeds}: give numbers like 0,1,2", file=sys.stderr)
         raise SystemExit(2) from error

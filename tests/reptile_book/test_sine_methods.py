@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from reptile_book import sine_methods
-from reptile_book.sine_methods import ROW, Settings, Training, run, searched
+from reptile_book.sine_methods import ROW, OwnTask, Settings, Training, run, searched
 from reptile_lib import UserError
 from reptile_lib.rng import TEST, TRAIN, VALIDATE, Draws
 
@@ -26,11 +26,14 @@ TINY = Settings(
     share=20,
     sgd_tried=(0.005, 0.01, 0.02),
     adam_tried=(0.005, 0.01),
-    own_points=(10,),
-    own_shown=(1, 3),
-    own_rates=(0.01,),
-    own_validation=2,
-    own_test=2,
+)
+TINY_OWN = OwnTask(
+    points=(10, 20),
+    shown=(1, 3),
+    sgd_tried=(0.01,),
+    adam_tried=(0.01,),
+    validation_tasks=2,
+    test_tasks=2,
 )
 
 
@@ -39,6 +42,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Results of two seeds."""
     into = tmp_path_factory.mktemp("results")
     run([0, 1], into, TINY)
+    run([0], into, TINY, own=TINY_OWN)
     return into
 
 
@@ -61,7 +65,17 @@ def test_records_say_what_was_done(folder: Path) -> None:
         for scores in record["metrics"].values():
             assert set(scores) == {"1-steps", "8-steps", "32-steps"}
             assert all(s["tasks"] == TINY.test_tasks for s in scores.values())
-        assert set(record["own_task"]["points"]) == {"10"}
+
+
+def test_single_tasks_have_a_record_of_their_own(folder: Path) -> None:
+    record = read(folder, "own-task-0")
+    assert record["config"]["own_task"]["shown"] == [1, 3] == record["steps"]
+    assert set(record["points"]) == {"10", "20"}
+    for starts in record["points"].values():
+        assert set(starts) == {"from phi", "from scratch"}
+        assert all(len(found["loss"]) == 2 for found in starts.values())
+    with pytest.raises(UserError, match="recorded already"):
+        run([0], folder, TINY, own=TINY_OWN)
 
 
 def test_scores_are_paired_with_those_of_reptile(folder: Path) -> None:
