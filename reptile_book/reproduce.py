@@ -16,6 +16,7 @@ from typing import Any
 from reptile_book import headline, records, results, rows, sine_row
 from reptile_book.rows import SHOTS, Budget, Changes, row_name
 from reptile_lib.device import find_device, peak_memory_mb
+from reptile_lib.distributions.few_shot import FewShotTasks
 from reptile_lib.errors import UserError
 from reptile_lib.inner import Moments
 from reptile_lib.learner import MetaLearner
@@ -23,7 +24,6 @@ from reptile_lib.parallel.team import here, say
 from reptile_lib.runs import run as one_run
 from reptile_lib.runs.settings import LATER, Settings
 from reptile_lib.storage.files import written_whole
-from reptile_lib.tasks import FewShotTasks
 
 
 def several(

@@ -10,18 +10,19 @@ from torch.nn import functional as F
 
 from reptile_book import records
 from reptile_book.rows import Budget, Changes, SineSettings, row_name, sine_settings
+from reptile_lib.distributions.sine import Sine
 from reptile_lib.errors import UserError
 from reptile_lib.evaluation import adaptation_curve
 from reptile_lib.learner import MetaLearner, Reptile
 from reptile_lib.models.mlp import mlp
-from reptile_lib.optimizers import sgd
+from reptile_lib.optimizers.formulas import sgd
 from reptile_lib.parallel.signals import uninterrupted
 from reptile_lib.parallel.team import here, say
 from reptile_lib.runs.run import CHECKPOINT, held
 from reptile_lib.runs.side_by_side import fit_side_by_side
 from reptile_lib.schedules import linear
 from reptile_lib.storage import checkpoint
-from reptile_lib.tasks import Sine, Tasks
+from reptile_lib.tasks import Tasks
 
 SHOWN = (0, 1, 8, 32)  # inner steps after which the loss is recorded
 

@@ -7,7 +7,7 @@ An inner optimiser is a pair of pure functions on parameter vectors::
 
 They serve one task, theta [P], and a stack of n tasks, theta [n, P], alike. A state is
 a dict of tensors: "v" and "m" have the shape of theta, "step" that of theta[..., 0].
-`optimizers` has those of the book.
+`optimizers.formulas` has those of the book.
 """
 
 from collections.abc import Callable
@@ -66,7 +66,7 @@ class InnerOptimizer:
 
     Attributes:
         name: for messages.
-        lr: the rate: a number, or the tensor that `optimizers.with_rates` was given.
+        lr: the rate: a number, or the tensor that `with_rates` was given.
         init: init(theta) -> state.
         update: update(gradient, state, theta) -> theta, state.
         full_batch: whether every step takes all support examples, not a minibatch.

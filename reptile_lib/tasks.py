@@ -1,21 +1,19 @@
-"""What a task is, and the task distributions of the book.
+"""What a task is.
 
-A distribution has two methods: `to` moves its data to a device, and `sample` returns
-the tasks that `Draws` names, as stacked tensors. Sine waves, few-shot classification
-and groups of rows are here, quadratic bowls in `theory.quadratics`; any object with
-these methods will do.
+A task distribution has two methods: `to` moves its data to a device, and `sample`
+returns the tasks that `Draws` names, as stacked tensors. Sine waves, few-shot
+classification and groups of rows are in `distributions`, quadratic bowls in
+`theory.quadratics`; any object with these methods will do.
 """
 
-import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
 from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
 from reptile_lib.errors import UserError
-from reptile_lib.examples import Examples, Inputs, each
+from reptile_lib.examples import Inputs, each
 from reptile_lib.rng import ORDER, TEST, Draws, draws
 
 
@@ -114,6 +112,7 @@ def draw_tasks(
         inner_steps: k, minibatches a task.
         inner_batch: examples a minibatch; None takes the whole support set.
 
+    >>> from reptile_lib import Sine
     >>> tasks = draw(Sine(points=10), 3, inner_steps=5, inner_batch=4)
     >>> tasks.support.x.shape, tasks.query.y.shape, tasks.order.shape
     (torch.Size([3, 10, 1]), torch.Size([3, 100, 1]), torch.Size([3, 5, 4]))
@@ -123,7 +122,7 @@ def draw_tasks(
     return minibatches(tasks.to(cpu).sample(who), who, inner_steps, inner_batch)
 
 
-draw = draw_tasks  # a function here, and a method of the distributions below
+draw = draw_tasks  # a function here, and a method of the book's distributions
 
 
 def in_parts(
@@ -160,111 +159,3 @@ def check_positive(**counts: int) -> None:
     for name, value in counts.items():
         if value < 1:
             raise UserError(f"{name} = {value}; give at least 1")
-
-
-@dataclass(frozen=True)
-class Sine:
-    """Regression on sine waves y = a sin(x + b) (Finn et al. 2017, section 5.1).
-
-    Amplitude a ~ U[0.1, 5], phase b ~ U[0, 2π], support inputs x ~ U[−5, 5]. The query
-    set is an even grid over [−5, 5], so that query losses are integrals, not samples.
-
-    >>> support, query, _ = draw(Sine(points=10, query_points=5))
-    >>> support.x.shape, query.x.flatten()
-    (torch.Size([1, 10, 1]), tensor([-5.0000, -2.5000,  0.0000,  2.5000,  5.0000]))
-    """
-
-    points: int = 10
-    query_points: int = 100
-
-    draw = draw_tasks
-
-    def __post_init__(self) -> None:
-        """Raise UserError for fewer than one point."""
-        check_positive(points=self.points, query_points=self.query_points)
-
-    def to(self, device: torch.device) -> "Sine":
-        """Return itself: there is no data to move."""
-        return self
-
-    def sample(self, draws: Draws) -> Episodes:
-        """Return tasks with x and y of shape [m, points, 1]."""
-        a, b = draws.uniform(0, 2, 1, 1).unbind(1)  # [m, 1, 1]
-        a, b = 0.1 + 4.9 * a, 2 * math.pi * b
-        support_x = 10 * draws.uniform(1, self.points, 1) - 5
-        grid = torch.linspace(-5, 5, self.query_points, dtype=a.dtype, device=a.device)
-        query_x = grid[:, None].expand(len(a), -1, -1)
-        dtype = torch.get_default_dtype()
-        support, query = (
-            Batch(x.to(dtype), (a * torch.sin(x + b)).to(dtype))
-            for x in (support_x, query_x)
-        )
-        return Episodes(support, query)
-
-
-@dataclass(frozen=True)
-class FewShotTasks:
-    """N-way classification of classes drawn at random.
-
-    Each task picks `ways` classes, numbers them at random, and takes `shots` examples
-    of each for the support set and `query_shots` others for the query set. Pixels are
-    scaled to [0, 1]; ink is 0, as in the Reptile authors' code.
-
-    >>> from reptile_lib import load
-    >>> tasks = FewShotTasks(load("glyphs").train, ways=3, shots=2)
-    >>> support, query, _ = draw(tasks)
-    >>> support.x.shape, support.y, query.y
-    (torch.Size([1, 6, 1, 28, 28]), tensor([[0, 0, 1, 1, 2, 2]]), tensor([[0, 1, 2]]))
-    """
-
-    classes: Examples
-    ways: int
-    shots: int
-    query_shots: int = 1
-
-    draw = draw_tasks
-
-    def __post_init__(self) -> None:
-        """Raise UserError if the classes or their examples do not suffice."""
-        check_positive(ways=self.ways, shots=self.shots, query_shots=self.query_shots)
-        if not isinstance(self.classes, Examples):
-            raise UserError(
-                f"classes are a {type(self.classes).__name__}; give Examples, such as"
-                ' load("glyphs").train'
-            )
-        count, fewest = len(self.classes), min(self.classes.counts, default=0)
-        if self.ways > count:
-            raise UserError(
-                f"ways = {self.ways}, but there are {count} classes; ask for at most"
-                f" {count} ways"
-            )
-        if self.shots + self.query_shots > fewest:
-            raise UserError(
-                f"shots = {self.shots} and query_shots = {self.query_shots}, but a"
-                f" class has {fewest} examples; ask for at most {fewest} together"
-            )
-
-    def to(self, device: torch.device) -> "FewShotTasks":
-        """Return the tasks with their examples on `device`."""
-        return replace(self, classes=self.classes.to(device))
-
-    def sample(self, draws: Draws) -> Episodes:
-        """Return tasks with x [m, ways·shots, ...] and labels y [m, ways·shots]."""
-        it, device = self.classes, draws.device
-        counts = torch.tensor(it.counts, device=device)
-        chosen = draws.distinct(0, self.ways, len(it))[..., None]  # [m, ways, 1]
-        order = draws.uniform(1, self.ways, max(it.counts))
-        if len(set(it.counts)) > 1:  # examples that a class does not have come last
-            absent = torch.arange(max(it.counts), device=device) >= counts[chosen]
-            order = order + absent
-        which = order.argsort(-1) + (counts.cumsum(0) - counts)[chosen]
-        labels = torch.arange(self.ways, device=device)
-
-        def batch(which: Tensor) -> Batch:
-            rows = which.flatten(1)
-            y = labels.repeat_interleave(which.shape[2]).expand(len(rows), -1)
-            return Batch(it.to_input(each(lambda x: x[rows], it.pool)), y)
-
-        last = self.shots + self.query_shots
-        support, query = which[..., : self.shots], which[..., self.shots : last]
-        return Episodes(batch(support), batch(query))

@@ -22,7 +22,7 @@ from reptile_lib.fast.spread import Spread
 from reptile_lib.inner import InnerOptimizer, State, mean_state
 from reptile_lib.inner_loop import InnerLoop, adapt
 from reptile_lib.kernel import Adapted, Kernel, of_model
-from reptile_lib.optimizers import adam, gd, momentum, sgd
+from reptile_lib.optimizers.formulas import adam, gd, momentum, sgd
 from reptile_lib.params import layout, ravel
 from tests import textbook
 from tests.textbook import OneRateAWeight, WithLastGradient

@@ -9,16 +9,19 @@ ROOT = Path(__file__).parents[1]
 LIB = ROOT / "reptile_lib"
 # Each of these may import those on the lines above it.
 ORDER = """errors
-params inner rng schedules device examples stopping
-optimizers
+params inner rng schedules device examples
 tasks
-kernel groups
+kernel
 inner_loop
 meta
 evaluation"""
 ALGORITHM = ["kernel", "inner_loop", "meta", "evaluation", "tasks", "inner", "params"]
 # A folder imports the flat top and itself; besides:
-EXCEPTIONS = [("fast", "models.conv4"), ("data", "storage.files")]
+EXCEPTIONS = [
+    ("fast", "models.conv4"),
+    ("data", "storage.files"),
+    ("theory", "optimizers.formulas"),
+]
 ALL_FOLDERS = ["learner", "__init__", "__main__", "runs"]
 
 TEXTS = {

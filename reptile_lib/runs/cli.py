@@ -21,6 +21,7 @@ from typing import Any
 import torch
 
 from reptile_lib.device import find_device
+from reptile_lib.distributions.few_shot import FewShotTasks
 from reptile_lib.errors import UserError
 from reptile_lib.inner import Moments
 from reptile_lib.learner import MetaLearner
@@ -39,7 +40,6 @@ from reptile_lib.runs.settings import (
     complete,
 )
 from reptile_lib.storage.files import written_whole
-from reptile_lib.tasks import FewShotTasks
 
 Record = dict[str, Any]
 """What a command prints with --json; JSON values only."""

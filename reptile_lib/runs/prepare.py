@@ -10,7 +10,7 @@ from reptile_lib.fast.graphs import captured
 from reptile_lib.inner_loop import InnerLoop
 from reptile_lib.kernel import Kernel, in_kernel_order
 from reptile_lib.meta import Alone, MetaState, Rule, Team, Training
-from reptile_lib.optimizers import with_rates
+from reptile_lib.optimizers.formulas import with_rates
 from reptile_lib.runs.checks import Chosen
 from reptile_lib.schedules import Schedule
 from reptile_lib.tasks import Tasks

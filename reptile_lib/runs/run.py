@@ -14,6 +14,7 @@ from filelock import FileLock, Timeout
 from torch.nn import functional as F
 
 from reptile_lib.data import load
+from reptile_lib.distributions.few_shot import FewShotTasks
 from reptile_lib.errors import UserError
 from reptile_lib.evaluation import Evaluation, evaluate
 from reptile_lib.examples import Splits
@@ -21,7 +22,7 @@ from reptile_lib.fast import conv4_compiled
 from reptile_lib.inner import Moments
 from reptile_lib.learner import MetaLearner, Reptile
 from reptile_lib.models.conv4 import conv4
-from reptile_lib.optimizers import adam
+from reptile_lib.optimizers.formulas import adam
 from reptile_lib.parallel.launch import job, restarted
 from reptile_lib.parallel.team import here
 from reptile_lib.rng import TEST, VALIDATE
@@ -29,7 +30,6 @@ from reptile_lib.runs.settings import Json, Settings, from_file
 from reptile_lib.schedules import linear
 from reptile_lib.storage import checkpoint
 from reptile_lib.storage.files import cannot_write, written_whole
-from reptile_lib.tasks import FewShotTasks
 
 Resume = Literal["never", "always", "if there"]
 """Whether a run goes on from the checkpoint in its folder."""

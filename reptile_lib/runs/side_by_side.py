@@ -22,7 +22,7 @@ from reptile_lib.errors import UserError
 from reptile_lib.inner import InnerOptimizer, State
 from reptile_lib.learner import MetaLearner
 from reptile_lib.meta import MetaState
-from reptile_lib.optimizers import same_but_rate, with_rates
+from reptile_lib.optimizers.formulas import same_but_rate, with_rates
 from reptile_lib.params import layout
 from reptile_lib.rng import Draws
 from reptile_lib.schedules import Schedule

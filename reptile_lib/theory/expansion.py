@@ -19,7 +19,7 @@ from reptile_lib.errors import UserError
 from reptile_lib.inner_loop import InnerLoop
 from reptile_lib.kernel import Loss, of_loss
 from reptile_lib.meta import Rule, reptile
-from reptile_lib.optimizers import sgd
+from reptile_lib.optimizers.formulas import sgd
 from reptile_lib.tasks import Batch, Episodes
 
 SEQUENCES = 100_000  # sequences of minibatches that are run at a time

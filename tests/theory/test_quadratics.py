@@ -15,6 +15,7 @@ from reptile_lib import Batch, Quadratics, Reptile, UserError, adapt, constant, 
 from reptile_lib.kernel import of_loss
 from reptile_lib.rng import TRAIN, draws
 from reptile_lib.theory.quadratics import quadratic_loss
+from tests.kit import many, one
 
 CPU = torch.device("cpu")
 close: Any = {"rtol": 1e-9, "atol": 1e-9}
@@ -389,3 +390,27 @@ def test_no_fixed_point_and_no_floor_are_said() -> None:
         on_the_line([4], [1]).noise_floor(0.7, 2, 0.1)
     with pytest.raises(UserError, match="between 0 and"):
         tasks.noise_floor(0.5, 2, 0)
+
+
+def test_quadratic_bowls() -> None:
+    g = torch.Generator().manual_seed(0)
+    H, w = torch.randn(3, 2, 2, generator=g), torch.randn(3, 2, generator=g)
+    H = H @ H.mT
+    support, query, _ = Quadratics(H, w).sample(many(900))
+    assert one(support.x).shape == (900, 1, 2, 2)
+    which = [(w == y).all(1).nonzero().item() for y in support.y[:, 0]]
+    assert torch.equal(one(support.x)[:, 0], H[which])
+    assert torch.equal(one(support.x), one(query.x))
+    assert torch.equal(support.y, query.y)
+    assert torch.bincount(torch.tensor(which)).min() > 250
+    theta = torch.tensor([0.3, -2.0])
+    off = theta - w[0]
+    expected = 0.5 * off @ H[0] @ off
+    torch.testing.assert_close(
+        quadratic_loss(theta, type(support)(H[:1], w[:1])), expected
+    )
+
+
+def test_shapes_that_do_not_fit_are_told() -> None:
+    with pytest.raises(UserError, match=r"H has shape \[2, 3, 2\] and w \[2, 3\]"):
+        Quadratics(torch.zeros(2, 3, 2), torch.zeros(2, 3))

@@ -24,7 +24,7 @@ from torch.nn.utils import parameters_to_vector, vector_to_parameters
 from torch.optim.lr_scheduler import CosineAnnealingLR, OneCycleLR, StepLR
 
 from reptile_lib import UserError, mlp
-from reptile_lib.lookahead import Interpolated
+from reptile_lib.optimizers.lookahead import Interpolated
 
 pytestmark = pytest.mark.usefixtures("float64")
 

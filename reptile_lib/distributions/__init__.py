@@ -1,0 +1,1 @@
+"""The task distributions of the book."""

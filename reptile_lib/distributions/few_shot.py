@@ -1,0 +1,79 @@
+"""Few-shot classification."""
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from reptile_lib.errors import UserError
+from reptile_lib.examples import Examples, each
+from reptile_lib.rng import Draws
+from reptile_lib.tasks import Batch, Episodes, check_positive, draw_tasks
+
+
+@dataclass(frozen=True)
+class FewShotTasks:
+    """N-way classification of classes drawn at random.
+
+    Each task picks `ways` classes, numbers them at random, and takes `shots` examples
+    of each for the support set and `query_shots` others for the query set. Pixels are
+    scaled to [0, 1]; ink is 0, as in the Reptile authors' code.
+
+    >>> from reptile_lib import load
+    >>> tasks = FewShotTasks(load("glyphs").train, ways=3, shots=2)
+    >>> support, query, _ = tasks.draw()
+    >>> support.x.shape, support.y, query.y
+    (torch.Size([1, 6, 1, 28, 28]), tensor([[0, 0, 1, 1, 2, 2]]), tensor([[0, 1, 2]]))
+    """
+
+    classes: Examples
+    ways: int
+    shots: int
+    query_shots: int = 1
+
+    draw = draw_tasks
+
+    def __post_init__(self) -> None:
+        """Raise UserError if the classes or their examples do not suffice."""
+        check_positive(ways=self.ways, shots=self.shots, query_shots=self.query_shots)
+        if not isinstance(self.classes, Examples):
+            raise UserError(
+                f"classes are a {type(self.classes).__name__}; give Examples, such as"
+                ' load("glyphs").train'
+            )
+        count, fewest = len(self.classes), min(self.classes.counts, default=0)
+        if self.ways > count:
+            raise UserError(
+                f"ways = {self.ways}, but there are {count} classes; ask for at most"
+                f" {count} ways"
+            )
+        if self.shots + self.query_shots > fewest:
+            raise UserError(
+                f"shots = {self.shots} and query_shots = {self.query_shots}, but a"
+                f" class has {fewest} examples; ask for at most {fewest} together"
+            )
+
+    def to(self, device: torch.device) -> "FewShotTasks":
+        """Return the tasks with their examples on `device`."""
+        return replace(self, classes=self.classes.to(device))
+
+    def sample(self, draws: Draws) -> Episodes:
+        """Return tasks with x [m, ways·shots, ...] and labels y [m, ways·shots]."""
+        it, device = self.classes, draws.device
+        counts = torch.tensor(it.counts, device=device)
+        chosen = draws.distinct(0, self.ways, len(it))[..., None]  # [m, ways, 1]
+        order = draws.uniform(1, self.ways, max(it.counts))
+        if len(set(it.counts)) > 1:  # examples that a class does not have come last
+            absent = torch.arange(max(it.counts), device=device) >= counts[chosen]
+            order = order + absent
+        which = order.argsort(-1) + (counts.cumsum(0) - counts)[chosen]
+        labels = torch.arange(self.ways, device=device)
+
+        def batch(which: Tensor) -> Batch:
+            rows = which.flatten(1)
+            y = labels.repeat_interleave(which.shape[2]).expand(len(rows), -1)
+            return Batch(it.to_input(each(lambda x: x[rows], it.pool)), y)
+
+        last = self.shots + self.query_shots
+        support, query = which[..., : self.shots], which[..., self.shots : last]
+        return Episodes(batch(support), batch(query))

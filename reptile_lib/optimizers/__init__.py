@@ -1,0 +1,1 @@
+"""Optimisers: inner ones, rules that stop them, and one that interpolates."""
