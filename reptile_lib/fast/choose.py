@@ -64,21 +64,14 @@ def make_kernel(
     dense = None if bf16 else mlp.mlp_kernel(model, criterion, reference)
     written = images or dense
     group = conv4.GROUP if images else mlp.GROUP
-    found: Kernel
     if engine == "serial":
-        found = Spread(alone, 1)
-    elif engine == "threads":
-        found = Spread(written or alone, 1, threads=True)
-    elif written is not None and on_cpu:
+        return Spread(alone, 1)
+    if engine == "threads":
+        return Spread(written or alone, 1, threads=True)
+    if written is not None:
         # Of the answers to queries, a stack of convolutions is slower than one a task.
-        found = Spread(written, group)
-    elif written is not None:
-        found = written
-    elif engine == "stacked":
-        found = reference
-    else:
-        found = Spread(alone, 1, threads=on_cpu)
-    return found
+        return Spread(written, group) if on_cpu else written
+    return reference if engine == "stacked" else Spread(alone, 1, threads=on_cpu)
 
 
 def written_engine(

@@ -12,7 +12,6 @@ The biases of the convolutions are left out: batch norm takes them away again, a
 their gradient is exactly zero.
 """
 
-from dataclasses import dataclass
 from functools import partial
 
 import torch
@@ -20,9 +19,8 @@ from torch import Tensor, nn
 
 from reptile_lib.fast import conv4_compiled
 from reptile_lib.fast.conv4_buffers import Workspace, image_patches, workspace
-from reptile_lib.fast.conv4_order import to_matrices, to_vector
 from reptile_lib.fast.cross_entropy import reduction, with_gradient
-from reptile_lib.fast.written import Written
+from reptile_lib.fast.written import Net, Written
 from reptile_lib.kernel import Autograd, Criterion
 from reptile_lib.models.conv4 import WIDTH, Conv4
 from reptile_lib.params import Layout, layout
@@ -46,61 +44,66 @@ def conv4_kernel(
     if round(pixels**0.5) ** 2 != pixels:  # somebody has changed it
         return None
     (eps,) = {m.eps for m in model.modules() if isinstance(m, nn.BatchNorm2d)}
-    summed = reduction(criterion) == "sum"
-    net = Conv4Net(layout(model), eps, summed, bf16)
-    step = partial(
-        conv4_compiled.step, where=net.where, eps=eps, summed=summed, bf16=bf16
+    where, summed = layout(model), reduction(criterion) == "sum"
+    step = partial(conv4_compiled.step, where=where, eps=eps, summed=summed, bf16=bf16)
+    net = Net(
+        partial(_fits, where),
+        image_patches,  # each image is cut once
+        partial(workspace, where, bf16=bf16),
+        partial(gradient, eps=eps, summed=summed),
+        partial(to_matrices, where=where),
+        partial(to_vector, where=where),
+        step if compiled else None,
     )
-    return Written(net, reference, step if compiled else None)
+    return Written(net, reference)
 
 
-@dataclass(frozen=True)
-class Conv4Net:
-    """Conv4 with its gradient written out; vectors in matrix order.
+def _fits(where: Layout, batch: Batch) -> bool:
+    """Say whether these are labelled square images that the weights are for."""
+    x, y = batch
+    if not isinstance(x, Tensor) or x.dim() != 5 or y.dim() != 2:
+        return False
+    *_, channels, height, width = x.shape
+    side = width
+    for _ in range(4):
+        side = -(-side // 2)
+    fits = where.shapes[-2][1] == WIDTH * side * side
+    return height == width and fits and channels == where.shapes[0][1]
 
-    Args:
-        where: Conv4's layout.
-        eps: batch norm's.
-        summed: whether the loss is summed over the examples; else it is their mean.
-        bf16: whether the large products round their factors to bfloat16.
-    """
 
-    where: Layout
-    eps: float
-    summed: bool = False
-    bf16: bool = False
+def to_matrices(vector: Tensor, where: Layout) -> Tensor:
+    """Reorder vectors [..., P] in Conv4's layout for the products below."""
+    return _reorder(vector, where, back=False)
 
-    def pack(self, vectors: Tensor) -> Tensor:
-        """Reorder vectors [..., P] in Conv4's layout for the products below."""
-        return to_matrices(vectors, self.where)
 
-    def unpack(self, vectors: Tensor) -> Tensor:
-        """Undo `pack`."""
-        return to_vector(vectors, self.where)
+def to_vector(matrices: Tensor, where: Layout) -> Tensor:
+    """Undo `to_matrices`."""
+    return _reorder(matrices, where, back=True)
 
-    def takes(self, batch: Batch) -> bool:
-        """Say whether these are labelled square images that the weights are for."""
-        x, y = batch
-        if not isinstance(x, Tensor) or x.dim() != 5 or y.dim() != 2:
-            return False
-        *_, channels, height, width = x.shape
-        side = width
-        for _ in range(4):
-            side = -(-side // 2)
-        fits = self.where.shapes[-2][1] == WIDTH * side * side
-        return height == width and fits and channels == self.where.shapes[0][1]
 
-    def prepared(self, x: Tensor) -> Tensor:
-        """Cut images [n, B, C, H, H] into patches [n, B, o·o, 9C]: each one once."""
-        return image_patches(x)
+def _reorder(vector: Tensor, where: Layout, back: bool) -> Tensor:
+    parts, lead = [], vector.shape[:-1]
+    named = zip(
+        where.names, where.shapes, torch.split(vector, where.sizes, -1), strict=True
+    )
+    for name, shape, part in named:
+        shape, axes = _as_matrix(name, shape)
+        if back:
+            shape = torch.Size([shape[axis] for axis in axes])
+            axes = tuple(sorted(range(len(axes)), key=axes.__getitem__))
+        order = (*range(len(lead)), *(len(lead) + axis for axis in axes))
+        parts.append(part.reshape(*lead, *shape).permute(order).flatten(len(lead)))
+    return torch.cat(parts, -1)
 
-    def workspace(self, n: int, b: int, shape: torch.Size, like: Tensor) -> Workspace:
-        """Make buffers for n tasks and b images [C, H, H]."""
-        return workspace(self.where, n, b, shape[-1], like, self.bf16)
 
-    def gradient(self, space: Workspace, x: Tensor, y: Tensor) -> Tensor:
-        """Leave the gradient on patches x in `space.g`; return losses [n]."""
-        return gradient(space, x, y, self.eps, self.summed)
+def _as_matrix(name: str, shape: torch.Size) -> tuple[torch.Size, tuple[int, ...]]:
+    """Return the shape to view a parameter in and the order to put its axes into."""
+    if len(shape) == 4:  # a filter [64, C, 3, 3] becomes [3, 3, C, 64]
+        return shape, (2, 3, 1, 0)
+    if name == "out.weight":  # [ways, 64·h·h] becomes [ways, h, h, 64]
+        side = round((shape[1] / WIDTH) ** 0.5)
+        return torch.Size((shape[0], WIDTH, side, side)), (0, 2, 3, 1)
+    return shape, tuple(range(len(shape)))
 
 
 def products(a: Tensor, b: Tensor, out: Tensor, bf16: bool = False) -> Tensor:

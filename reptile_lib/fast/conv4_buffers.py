@@ -31,17 +31,21 @@ def windows(padded: Tensor) -> Tensor:
     )
 
 
-def image_patches(x: Tensor) -> Tensor:
-    """Cut images [..., C, H, H] into patches [..., o·o, 9C] of the first layer."""
-    padded = F.pad(x, padding(x.shape[-1]) * 2)
-    o = (padded.shape[-1] - 1) // 2
-    reach = 2 * o - 1
+def cut(pixels: Tensor) -> Tensor:
+    """Cut pixels [..., h, h, C] into patches [..., o, o, 9C], stride 2."""
+    padded = F.pad(pixels, (0, 0) + padding(pixels.shape[-2]) * 2)
+    reach = padded.shape[-2] - 2
     shifts = [
-        padded[..., r : r + reach : 2, c : c + reach : 2].flatten(-2)
+        padded[..., r : r + reach : 2, c : c + reach : 2, :]
         for r in range(3)
         for c in range(3)
     ]
-    return torch.stack(shifts, -3).flatten(-3, -2).mT.contiguous()
+    return torch.cat(shifts, -1)
+
+
+def image_patches(x: Tensor) -> Tensor:
+    """Cut images [..., C, H, H] into patches [..., o·o, 9C] of the first layer."""
+    return cut(x.movedim(-3, -1)).flatten(-3, -2)
 
 
 @dataclass(frozen=True)
@@ -86,27 +90,32 @@ class Workspace:
 
 
 def workspace(
-    where: Layout, n: int, batch: int, size: int, like: Tensor, bf16: bool = False
+    where: Layout,
+    n: int,
+    b: int,
+    shape: torch.Size,
+    like: Tensor,
+    bf16: bool = False,
 ) -> Workspace:
-    """Make the buffers for `n` tasks and `batch` images of `size` pixels a side."""
+    """Make the buffers for `n` tasks and `b` images of this shape, [C, H, H]."""
     theta, g = (like.new_zeros(n, sum(where.sizes)) for _ in range(2))
     views, grads = (
         dict(zip(where.names, torch.split(t, where.sizes, 1), strict=True))
         for t in (theta, g)
     )
     blocks, links = [], []
-    h = size
+    h = shape[-1]
     for i in range(4):
         h = -(-h // 2)
-        check_norm(batch * h * h)
+        check_norm(b * h * h)
         if i < 3:
-            y, link = _link(n, batch, h, like)
+            y, link = _link(n, b, h, like)
             links.append(link)
         else:
-            y = like.new_empty(n, batch, h, h, WIDTH)
+            y = like.new_empty(n, b, h, h, WIDTH)
         names = (f"convolutions.{i}.weight", f"norms.{i}.weight", f"norms.{i}.bias")
         weights = [v[name].view(n, -1, WIDTH) for v in (views, grads) for name in names]
-        z, y_g, spare = (like.new_empty(n, batch * h * h, WIDTH) for _ in range(3))
+        z, y_g, spare = (like.new_empty(n, b * h * h, WIDTH) for _ in range(3))
         buffers = [*weights, z, y, y_g, spare]
         blocks.append(Block(*buffers))
     ways = where.shapes[-1].numel()

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from reptile_lib.fast.conv4_buffers import padding
+from reptile_lib.fast.conv4_buffers import cut, padding
 from reptile_lib.fast.written import Step
 from reptile_lib.inner import InnerOptimizer, State
 from reptile_lib.models.conv4 import WIDTH
@@ -73,11 +73,11 @@ def gradient(
 
     Args:
         theta: [n, P], in matrix order.
-        patches: [n, B, o·o, 9C], as `image_patches` cuts them.
-        y: [n, B], labels.
+        patches: [n, B, o·o, 9C], like the others as for `conv4.gradient`.
+        y: [n, B].
         where: Conv4's layout.
         eps: batch norm's.
-        summed: whether the loss is summed over the examples; else it is their mean.
+        summed: whether the loss is a sum.
         bf16: whether the large products round their factors.
     """
     n, batch = y.shape
@@ -100,7 +100,8 @@ def gradient(
         outputs = torch.addcmul(shifts[i], z, slope).relu()
         passed.append((a, z, root, slope))
         if i < 3:
-            a = _cut(outputs, batch)
+            side = round((outputs.shape[1] // batch) ** 0.5)
+            a = cut(outputs.view(n, batch, side, side, WIDTH)).flatten(1, 3)
 
     features = outputs.view(n, batch, -1)
     scores = torch.baddbmm(parts["out.bias"][:, None], features, out.mT).log_softmax(2)
@@ -140,23 +141,8 @@ def _product(a: Tensor, b: Tensor, bf16: bool) -> Tensor:
     return torch.bmm(a, b)
 
 
-def _cut(pixels: Tensor, batch: int) -> Tensor:
-    """Cut outputs [n, B·h·h, C] into the patches [n, B·o·o, 9C] of the next block."""
-    n, rows, channels = pixels.shape
-    h = round((rows // batch) ** 0.5)
-    o = -(-h // 2)
-    padded = F.pad(pixels.view(n, batch, h, h, channels), (0, 0) + padding(h) * 2)
-    reach = 2 * o - 1
-    shifts = [
-        padded[:, :, r : r + reach : 2, c : c + reach : 2]
-        for r in range(3)
-        for c in range(3)
-    ]
-    return torch.cat(shifts, -1).view(n, batch * o * o, 9 * channels)
-
-
 def _put_back(patches: Tensor, batch: int, rows: int) -> Tensor:
-    """Add up patches [n, B·o·o, 9C] at the pixels they were cut from: `_cut`, back."""
+    """Add up patches [n, B·o·o, 9C] at the pixels they were cut from: `cut`, back."""
     n = patches.shape[0]
     h = round((rows // batch) ** 0.5)
     o = -(-h // 2)

@@ -6,7 +6,7 @@ into buffers before, and outputs out of them after.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -20,16 +20,6 @@ from reptile_lib.tasks import Episodes
 WARM_UP = 3  # calls before recording: libraries set themselves up in the first ones
 
 
-@dataclass
-class Recording:
-    """A function of tensors with the buffers that its graph works on."""
-
-    function: Callable[[list[Tensor]], Target]
-    inputs: list[Tensor]
-    target: Target | None = None
-    graph: "torch.cuda.CUDAGraph | None" = None
-
-
 def captured(rule: Rule) -> Rule:
     """Return `rule` as graphs, one for each set of shapes it is called with.
 
@@ -37,52 +27,44 @@ def captured(rule: Rule) -> Rule:
     what the first calls did. A CPU has no graphs; there, each call runs the rule on the
     buffers, to the same result.
     """
-    recordings: dict[object, Recording] = {}
+    known: dict[object, tuple[list[Tensor], Callable[[], Target]]] = {}
 
     def replayed(
         U: InnerLoop, phi: Tensor, tasks: Episodes, state: State | None
     ) -> Target:
-        known = state or {}  # to pytree, None would be one more input
-        inputs, spec = pytree.tree_flatten((phi, tasks, known))
-
-        def function(tensors: list[Tensor]) -> Target:
-            phi, tasks, state = pytree.tree_unflatten(tensors, spec)
-            return rule(U, phi, tasks, state or None)
-
-        key = (*known, *(x.shape for x in inputs))
-        if key not in recordings:
-            recordings[key] = Recording(function, [x.clone() for x in inputs])
-        return _run(recordings[key], inputs)
+        # to pytree, None would be one more input
+        given, spec = pytree.tree_flatten((phi, tasks, state or {}))
+        key = (*(state or {}), *(x.shape for x in given))
+        if key not in known:
+            buffers = [x.clone() for x in given]
+            phi, tasks, state = pytree.tree_unflatten(buffers, spec)
+            act = partial(rule, U, phi, tasks, state or None)
+            known[key] = buffers, _recorded(act, phi)
+        buffers, run = known[key]
+        for buffer, x in zip(buffers, given, strict=True):
+            buffer.copy_(x)
+        target: Target = pytree.tree_map_only(Tensor, Tensor.clone, run())
+        return target
 
     return replayed
 
 
-def _run(recording: Recording, inputs: list[Tensor]) -> Target:
-    for buffer, x in zip(recording.inputs, inputs, strict=True):
-        buffer.copy_(x)
-    if inputs[0].device.type != "cuda":
-        recording.target = recording.function(recording.inputs)
-    elif recording.graph is None:
-        recording.graph, recording.target = _record(recording)
-        recording.graph.replay()  # recording itself computes nothing
-    else:
-        recording.graph.replay()
-    assert recording.target is not None
-    phi, state, loss, steps = recording.target
-    copies = state and {name: value.clone() for name, value in state.items()}
-    return Target(
-        phi.clone(), copies, loss.clone(), None if steps is None else steps.clone()
-    )
-
-
-def _record(recording: Recording) -> tuple["torch.cuda.CUDAGraph", Target]:
+def _recorded(act: Callable[[], Target], like: Tensor) -> Callable[[], Target]:
+    """Return `act` as a graph, where the device of `like` has graphs."""
+    if like.device.type != "cuda":
+        return act
     side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
         for _ in range(WARM_UP):
-            recording.function(recording.inputs)
+            act()
     torch.cuda.current_stream().wait_stream(side)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph, capture_error_mode="thread_local"):
-        target = recording.function(recording.inputs)
-    return graph, target
+        target = act()  # recording itself computes nothing
+
+    def replay() -> Target:
+        graph.replay()
+        return target
+
+    return replay

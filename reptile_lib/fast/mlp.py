@@ -3,24 +3,49 @@
 With weights W [n, out, in] for n tasks, a layer is one batched product, forward and
 back. Written out, a step is some twenty operations; autograd through a vmapped model
 needs several times as many, and for small layers the operations cost more than their
-arithmetic.
+arithmetic. Each is bound once to the memory that it reads and writes: a step only calls
+them. A single task has buffers without the axis of tasks, whose operations are cheaper
+still.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from reptile_lib.fast.cross_entropy import reduction
-from reptile_lib.fast.mlp_buffers import Workspace, gradient, workspace
-from reptile_lib.fast.written import Written
+from reptile_lib.fast.cross_entropy import reduction, with_gradient
+from reptile_lib.fast.written import Net, Written
 from reptile_lib.kernel import Autograd, Criterion
 from reptile_lib.params import Layout, layout
 from reptile_lib.tasks import Batch
 
 NAMES = "weight", "bias"
 GROUP = 256  # tasks that a CPU stacks at a time; bounds memory
+
+Operation = Callable[[], object]
+tanh_back = torch.ops.aten.tanh_backward.grad_input
+relu_back = torch.ops.aten.threshold_backward.grad_input
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """Where n tasks are adapted with minibatches of B examples; reused step by step.
+
+    The first axis of `x`, `out` and `d` is missing where n = 1.
+    """
+
+    theta: Tensor  # [n, P]: the parameters
+    g: Tensor  # [n, P]: their gradient
+    x: Tensor  # [n, B, in]: what goes in
+    out: Tensor  # [n, B, out]: what comes out
+    d: Tensor  # [n, B, out]: the loss's gradient by it
+    forward: list[Operation]  # from x to out
+    square: Callable[[], Tensor]  # returns the mean of the squares of d
+    backward: list[Operation]  # from d to g
 
 
 def mlp_kernel(
@@ -30,14 +55,19 @@ def mlp_kernel(
 
     It is for linear layers with biases, one kind of activation between them (Tanh or
     ReLU), perhaps a Flatten before them; and for the mean squared error or the
-    cross-entropy, as mean or sum. A parameter that two layers share, or one that is
-    computed from others, is not of this kind.
+    cross-entropy, as mean or sum, of labels in [0, ways). A parameter that two layers
+    share, or one that is computed from others, is not of this kind.
     """
     if not _applies(model, criterion):
         return None
     tanh = any(type(m) is nn.Tanh for m in _modules(model))
-    labels = reduction(criterion)
-    net = MlpNet(layout(model), tanh, _flattens(model), labels)
+    where, labels = layout(model), reduction(criterion)
+    net = Net(
+        partial(_fits, where, _flattens(model), labels),
+        lambda x: x.flatten(2),
+        partial(workspace, where, tanh=tanh),
+        partial(gradient, labels=labels),
+    )
     return Written(net, reference)
 
 
@@ -72,49 +102,96 @@ def _modules(model: nn.Module) -> list[nn.Module]:
     return [layer for part in model for layer in _modules(part)]
 
 
-@dataclass(frozen=True)
-class MlpNet:
-    """Dense layers with their gradient written out.
+def _fits(where: Layout, flat: bool, labels: str | None, batch: Batch) -> bool:
+    """Say whether these are the examples and answers that the weights are for."""
+    x, y = batch
+    if not isinstance(x, Tensor) or x.dim() < 3 or (x.dim() > 3 and not flat):
+        return False
+    if x.shape[2:].numel() != where.shapes[0][1]:
+        return False
+    return y.shape == (*x.shape[:2], *(() if labels else where.shapes[-1]))
+
+
+def workspace(
+    where: Layout, n: int, batch: int, shape: torch.Size, like: Tensor, *, tanh: bool
+) -> Workspace:
+    """Make the buffers for `n` tasks and minibatches of `batch` examples.
 
     Args:
-        where: names and shapes of weights and biases.
+        where: names and shapes of weights [out, in] and biases [out].
+        n: tasks.
+        batch: B.
+        shape: of an example, [in].
+        like: has the type and the device.
         tanh: whether the activation is tanh, else ReLU.
-        flat: whether examples are made vectors first.
-        labels: of the cross-entropy, "mean" or "sum"; None is the mean squared error.
-            Labels must lie in [0, ways).
     """
+    single, lead = n == 1, () if n == 1 else (n,)
+    affine, product = (torch.addmm, torch.mm) if single else (torch.baddbmm, torch.bmm)
+    theta, g = (like.new_empty(n, sum(where.sizes)) for _ in range(2))
+    (weights, biases), (weights_g, biases_g) = (
+        _views(t, where, lead) for t in (theta, g)
+    )
+    widths = [weights[0].shape[-1], *(w.shape[-2] for w in weights)]
+    # what goes into each layer and, last, comes out; the loss's gradient by it
+    h, d = ([like.new_empty(*lead, batch, w) for w in widths] for _ in range(2))
 
-    where: Layout
-    tanh: bool
-    flat: bool = False
-    labels: str | None = None
+    forward: list[Operation] = []
+    for i, (before, after) in enumerate(pairwise(h)):
+        forward.append(partial(affine, biases[i], before, weights[i].mT, out=after))
+        if i + 1 < len(weights):
+            forward.append(partial(torch.tanh_ if tanh else torch.relu_, after))
 
-    def pack(self, vectors: Tensor) -> Tensor:
-        """Return the vectors: the model's order is this one's."""
-        return vectors
+    backward: list[Operation] = []
+    for i in reversed(range(len(weights))):
+        by = d[i + 1]
+        backward.append(partial(product, by.mT, h[i], out=weights_g[i]))
+        backward.append(partial(torch.sum, by, -2, keepdim=True, out=biases_g[i]))
+        if i > 0:
+            backward.append(partial(product, by, weights[i], out=d[i]))
+            back = partial(tanh_back if tanh else relu_back, grad_input=d[i])
+            backward.append(partial(back, d[i], h[i], *(() if tanh else (0,))))
 
-    def unpack(self, vectors: Tensor) -> Tensor:
-        """Return the vectors."""
-        return vectors
+    # The sum of squares as a product: fewer operations.
+    off, nothing = d[-1].view(*lead, 1, -1), like.new_zeros(*lead, 1, 1)
+    share = 1 / off.shape[-1]
+    square = partial(affine, nothing, off, off.mT, beta=0, alpha=share)
+    return Workspace(theta, g, h[0], h[-1], d[-1], forward, square, backward)
 
-    def takes(self, batch: Batch) -> bool:
-        """Say whether these are the examples and answers that the weights are for."""
-        x, y = batch
-        if not isinstance(x, Tensor) or x.dim() < 3 or (x.dim() > 3 and not self.flat):
-            return False
-        if x.shape[2:].numel() != self.where.shapes[0][1]:
-            return False
-        ends = () if self.labels else self.where.shapes[-1]
-        return y.shape == (*x.shape[:2], *ends)
 
-    def prepared(self, x: Tensor) -> Tensor:
-        """Make vectors of the examples."""
-        return x.flatten(2)
+def _views(
+    vectors: Tensor, where: Layout, lead: tuple[int, ...]
+) -> tuple[list[Tensor], list[Tensor]]:
+    """View vectors [n, P] as weights [*lead, out, in] and biases [*lead, 1, out]."""
+    parts = torch.split(vectors, where.sizes, 1)
+    shapes = [shape if len(shape) == 2 else (1, *shape) for shape in where.shapes]
+    views = [p.view(*lead, *shape) for p, shape in zip(parts, shapes, strict=True)]
+    return views[::2], views[1::2]
 
-    def workspace(self, n: int, b: int, shape: torch.Size, like: Tensor) -> Workspace:
-        """Make buffers for n tasks and minibatches of b examples."""
-        return workspace(self.where, n, b, like, tanh=self.tanh)
 
-    def gradient(self, space: Workspace, x: Tensor, y: Tensor) -> Tensor:
-        """Leave the gradient in `space.g`; return losses [n]."""
-        return gradient(space, x, y, self.labels)
+def gradient(space: Workspace, x: Tensor, y: Tensor, labels: str | None) -> Tensor:
+    """Leave the gradient of the loss at `space.theta` in `space.g`.
+
+    Args:
+        space: made for these shapes.
+        x: [n, B, in].
+        y: [n, B, out], or labels [n, B].
+        labels: of the cross-entropy, "mean" or "sum"; None is the mean squared error.
+
+    Returns:
+        [n]: the loss of each task.
+    """
+    n, d = len(y), space.d
+    space.x.copy_(x.view_as(space.x))
+    for operation in space.forward:
+        operation()
+    if labels is not None:
+        logits = space.out.view(n, *space.out.shape[-2:])
+        losses, by_logits = with_gradient(logits, y, labels == "sum")
+        d.copy_(by_logits.view_as(d))
+    else:
+        torch.sub(space.out, y.view_as(d), out=d)
+        losses = space.square()
+        d.mul_(2 / d.shape[-1] / d.shape[-2])
+    for operation in space.backward:
+        operation()
+    return losses.view(n)

@@ -3,13 +3,14 @@
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from typing import TypeVar
 
 import torch
 from torch import Tensor
+from torch.utils import _pytree as pytree
 
-from reptile_lib.examples import Inputs, each
+from reptile_lib.examples import Inputs
 from reptile_lib.inner import InnerOptimizer, State
 from reptile_lib.kernel import Adapted, Kernel
 from reptile_lib.tasks import Batch
@@ -53,17 +54,6 @@ class Spread:
     size: int
     threads: bool = False
 
-    def _each(self, fn: Callable[[slice], T], n: int) -> list[T]:
-        def group(i: int) -> T:
-            return fn(slice(i * self.size, (i + 1) * self.size))
-
-        groups = -(-n // self.size)
-        return (
-            _on_cores(group, groups)
-            if self.threads
-            else list(map(group, range(groups)))
-        )
-
     def pack(self, vectors: Tensor) -> Tensor:
         """Bring vectors to the kernel's order."""
         return self.kernel.pack(vectors)
@@ -76,28 +66,15 @@ class Spread:
         """Return [n], the loss of each task; differentiable."""
         if theta.requires_grad:  # a graph is built by one thread
             return self.kernel.losses(theta, batch)
-
-        def some(rows: slice) -> Tensor:
-            return self.kernel.losses(theta[rows], batch.map(lambda t: t[rows]))
-
-        return torch.cat(self._each(some, len(theta)))
+        return self._ask(self.kernel.losses, theta, batch)
 
     def outputs(self, theta: Tensor, x: Inputs) -> Tensor:
         """Return outputs [n, B, ...]."""
-
-        def some(rows: slice) -> Tensor:
-            return self.kernel.outputs(theta[rows], each(lambda t: t[rows], x))
-
-        return torch.cat(self._each(some, len(theta)))
+        return self._ask(self.kernel.outputs, theta, x)
 
     def gradient(self, theta: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
         """Return gradients [n, P] and losses [n]."""
-
-        def some(rows: slice) -> tuple[Tensor, Tensor]:
-            return self.kernel.gradient(theta[rows], batch.map(lambda t: t[rows]))
-
-        g, losses = zip(*self._each(some, len(theta)), strict=True)
-        return torch.cat(g), torch.cat(losses)
+        return self._ask(self.kernel.gradient, theta, batch)
 
     def descend(
         self,
@@ -108,19 +85,19 @@ class Spread:
         order: Tensor,
     ) -> Adapted:
         """Take k inner steps for each of n tasks."""
+        act = partial(self.kernel.descend, inner)
+        return self._ask(act, theta, state, support, order)
 
-        def some(rows: slice) -> Adapted:
-            own = {name: value[rows] for name, value in state.items()}
-            examples = support.map(lambda t: t[rows])
-            return self.kernel.descend(inner, theta[rows], own, examples, order[rows])
+    def _ask(self, act: Callable[..., T], theta: Tensor, *more: object) -> T:
+        """Let `act` answer for each group of tasks, and join the answers."""
+        if len(theta) <= self.size:
+            return act(theta, *more)
 
-        parts = self._each(some, len(order))
-        if len(parts) == 1:
-            return parts[0]
-        states = {n: torch.cat([p.state[n] for p in parts]) for n in parts[0].state}
-        return Adapted(
-            torch.cat([p.theta for p in parts]),
-            states,
-            torch.cat([p.losses for p in parts]),
-            torch.cat([p.steps for p in parts]),
-        )
+        def group(i: int) -> T:
+            rows = slice(i * self.size, (i + 1) * self.size)
+            return act(*pytree.tree_map(lambda t: t[rows], (theta, *more)))
+
+        count = -(-len(theta) // self.size)
+        parts = _on_cores(group, count) if self.threads else [*map(group, range(count))]
+        joined: T = pytree.tree_map(lambda *same: torch.cat(same), *parts)
+        return joined

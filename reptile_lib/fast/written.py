@@ -36,32 +36,34 @@ class Space(Protocol):
 S = TypeVar("S", bound=Space)
 
 
-class Net(Protocol[S]):
-    """A network and a criterion whose gradient is written out."""
+def same(vectors: Tensor) -> Tensor:
+    """Return the vectors: an order that is the model's own."""
+    return vectors
 
-    def pack(self, vectors: Tensor) -> Tensor:
-        """Bring vectors [..., P] from the model's order to this one's."""
-        ...
 
-    def unpack(self, vectors: Tensor) -> Tensor:
-        """Undo `pack`."""
-        ...
+@dataclass(frozen=True)
+class Net(Generic[S]):
+    """A network and a criterion whose gradient is written out.
 
-    def takes(self, batch: Batch) -> bool:
-        """Say whether these are examples and answers [n, B, ...] for the weights."""
-        ...
+    Attributes:
+        takes: whether these are examples and answers [n, B, ...] for the weights.
+        prepared: inputs [n, B, ...] -> what `gradient` wants of them, [n, B, ...].
+        workspace: (n, b, shape, like) -> buffers for n tasks and minibatches of b
+            inputs of this shape.
+        gradient: (space, x, y) -> losses [n]; leaves the gradient at `space.theta` in
+            `space.g`.
+        pack: vectors [..., P] in the model's order -> in this one's.
+        unpack: back.
+        compiled: inner -> a compiled inner step; None where there is none.
+    """
 
-    def prepared(self, x: Tensor) -> Tensor:
-        """Return inputs [n, B, ...] as `gradient` wants them, [n, B, ...]."""
-        ...
-
-    def workspace(self, n: int, b: int, shape: torch.Size, like: Tensor) -> S:
-        """Make buffers for n tasks and minibatches of b examples of this shape."""
-        ...
-
-    def gradient(self, space: S, x: Tensor, y: Tensor) -> Tensor:
-        """Leave the gradient at `space.theta` in `space.g`; return losses [n]."""
-        ...
+    takes: Callable[[Batch], bool]
+    prepared: Callable[[Tensor], Tensor]
+    workspace: Callable[[int, int, torch.Size, Tensor], S]
+    gradient: Callable[[S, Tensor, Tensor], Tensor]
+    pack: Callable[[Tensor], Tensor] = same
+    unpack: Callable[[Tensor], Tensor] = same
+    compiled: Callable[[InnerOptimizer], Step] | None = None
 
 
 @dataclass(frozen=True)
@@ -72,12 +74,10 @@ class Written(Generic[S]):
         net: what is written out.
         reference: the same by autograd, in the model's order; it takes what `net`
             does not.
-        compiled: compiled(inner) -> a compiled inner step; None where there is none.
     """
 
     net: Net[S]
     reference: Autograd
-    compiled: Callable[[InnerOptimizer], Step] | None = None
     _spaces: local = field(default_factory=local)  # each thread's, by what they are for
 
     def pack(self, vectors: Tensor) -> Tensor:
@@ -126,8 +126,8 @@ class Written(Generic[S]):
             # an optimiser without a formula is another one in every call, and must not
             # be compiled anew each time
             formula = inner.formula if order.shape[1] and inner.stop is None else None
-            if self.compiled and formula:  # wants the same strides each time
-                return _stepped(self.compiled(inner), _dense(theta), state, batches)
+            if self.net.compiled and formula:  # wants the same strides each time
+                return _stepped(self.net.compiled(inner), _dense(theta), state, batches)
             space = self._space(torch.Size((*order.shape[::2], *x.shape[2:])), theta)
             if not formula:
                 take = partial(self._at, space)

@@ -22,9 +22,10 @@ from reptile_lib.fast.conv4 import (
     conv4_kernel,
     gradient,
     products,
+    to_matrices,
+    to_vector,
 )
 from reptile_lib.fast.conv4_buffers import image_patches, workspace
-from reptile_lib.fast.conv4_order import to_matrices, to_vector
 from reptile_lib.kernel import Kernel, of_model
 from reptile_lib.models.conv4 import Conv4, pad_same
 from reptile_lib.params import Layout, layout, ravel
@@ -76,7 +77,7 @@ def test_gradient_is_autograds(
     criterion = partial(F.cross_entropy, reduction="sum" if summed else "mean")
     theta, models, where = weights(n, ways, channels, size)
     x, y = pictures(n, batch, ways, channels, size, seed=n)
-    space = workspace(where, n, batch, size, theta)
+    space = workspace(where, n, batch, x.shape[2:], theta)
     matrices, patches = to_matrices(theta, where), image_patches(x)
     # The second time on used buffers.
     for written in ("buffers", "buffers", "pure"):
@@ -231,7 +232,7 @@ def test_bf16_is_near_and_not_equal(written: str) -> None:
             stacked = matrices.expand(2, -1)
             found.append(conv4_compiled.gradient(stacked, patches, y, where, bf16=bf16))
             continue
-        space = workspace(where, 2, 20, 28, phi, bf16)
+        space = workspace(where, 2, 20, x.shape[2:], phi, bf16)
         space.theta.copy_(matrices)
         values = gradient(space, patches, y)
         found.append((space.g.clone(), values))
