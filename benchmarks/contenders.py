@@ -17,7 +17,7 @@ from benchmarks import plain_calls, textbook
 from benchmarks.problems import EPSILON, SINE_LR, Cell, episodes, learner, problem
 from benchmarks.timing import synchronize
 from reptile_lib import Episodes
-from reptile_lib.fast.graphs import WARM_UP
+from reptile_lib.fit.graphs import WARM_UP
 from reptile_lib.params import layout, ravel
 
 NO_JAX = "JAX is left out: pip install -r requirements-bench.txt -c constraints.txt"

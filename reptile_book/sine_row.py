@@ -13,13 +13,13 @@ from reptile_book.rows import Budget, Changes, SineSettings, row_name, sine_sett
 from reptile_lib.distributions.sine import Sine
 from reptile_lib.errors import UserError
 from reptile_lib.evaluation import adaptation_curve
+from reptile_lib.fit.side_by_side import fit_side_by_side
 from reptile_lib.learner import MetaLearner, Reptile
 from reptile_lib.models.mlp import mlp
 from reptile_lib.optimizers.formulas import sgd
 from reptile_lib.parallel.signals import uninterrupted
 from reptile_lib.parallel.team import here, say
 from reptile_lib.runs.run import CHECKPOINT, held
-from reptile_lib.runs.side_by_side import fit_side_by_side
 from reptile_lib.schedules import linear
 from reptile_lib.storage import checkpoint
 from reptile_lib.tasks import Tasks

@@ -1,8 +1,5 @@
 """The device that computes, and its memory."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import torch
 
 from reptile_lib.errors import UserError
@@ -42,23 +39,6 @@ def out_of_memory(error: Exception) -> bool:
     # On a CPU torch raises a plain RuntimeError.
     known = isinstance(error, MemoryError | torch.OutOfMemoryError)
     return known or "DefaultCPUAllocator" in str(error)
-
-
-@contextmanager
-def memory_told(meta_batch: int) -> Iterator[None]:
-    """Turn an error for lack of memory into a UserError that says what to change."""
-    try:
-        yield
-    except (RuntimeError, MemoryError) as error:
-        if not out_of_memory(error):
-            raise
-        failure = UserError(
-            f"meta_batch = {meta_batch}: too little memory for the tasks that are held"
-            " at a time; lower it, or inner_batch, or, on a CPU, take engine ="
-            ' "threads"'
-        )
-        failure.alone = True
-        raise failure from error
 
 
 def peak_memory_mb(device: torch.device) -> float:

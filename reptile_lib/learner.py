@@ -20,37 +20,24 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from reptile_lib.device import find_device, memory_told
+from reptile_lib.device import find_device
 from reptile_lib.errors import UserError
-from reptile_lib.fast.choose import (
-    Engine,
-    make_kernel,
-    stacking_told,
-    written_engine,
-)
+from reptile_lib.fast.choose import Engine, make_kernel, stacking_told, written_engine
 from reptile_lib.fast.torch_settings import Precision, precise
-from reptile_lib.inner import InnerOptimizer, Moments, State
-from reptile_lib.kernel import Criterion, Kernel
-from reptile_lib.meta import (
-    MetaState,
-    Rule,
-    Team,
-    fomaml,
-    joint,
-    maml,
-    reptile,
-)
-from reptile_lib.parallel.team import here
-from reptile_lib.params import layout, ravel
-from reptile_lib.runs.checks import (
+from reptile_lib.fit.checks import (
     check_model,
     check_precision,
     check_run,
     check_settings,
     check_tasks,
 )
-from reptile_lib.runs.loop import Loop
-from reptile_lib.runs.prepare import fastest_engine, training
+from reptile_lib.fit.loop import Loop, memory_told
+from reptile_lib.fit.prepare import fastest_engine, training
+from reptile_lib.inner import InnerOptimizer, Moments, State
+from reptile_lib.kernel import Criterion, Kernel
+from reptile_lib.meta import MetaState, Rule, Team, fomaml, joint, maml, reptile
+from reptile_lib.parallel.team import here
+from reptile_lib.params import layout, ravel
 from reptile_lib.schedules import Schedule
 from reptile_lib.storage import checkpoint
 from reptile_lib.tasks import Tasks

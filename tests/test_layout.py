@@ -22,7 +22,7 @@ EXCEPTIONS = [
     ("data", "storage.files"),
     ("theory", "optimizers.formulas"),
 ]
-ALL_FOLDERS = ["learner", "__init__", "__main__", "runs"]
+ALL_FOLDERS = ["learner", "__init__", "__main__", "fit", "runs"]
 
 TEXTS = {
     ".".join(path.relative_to(LIB).with_suffix("").parts): path.read_text("utf-8")

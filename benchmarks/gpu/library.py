@@ -18,12 +18,12 @@ from reptile_book import rows
 from reptile_book.records import circumstances
 from reptile_lib import Evaluation, Examples, FewShotTasks, MetaLearner
 from reptile_lib.device import peak_memory_mb
+from reptile_lib.fit.side_by_side import fit_side_by_side
 from reptile_lib.params import layout
 from reptile_lib.rng import TRAIN, draws
 from reptile_lib.runs import run
 from reptile_lib.runs.run import load_data
 from reptile_lib.runs.settings import Settings
-from reptile_lib.runs.side_by_side import fit_side_by_side
 from reptile_lib.tasks import Episodes, minibatches
 
 __all__ = [

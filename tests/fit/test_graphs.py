@@ -21,10 +21,10 @@ from reptile_lib import (
     linear,
     mlp,
 )
-from reptile_lib.fast.graphs import captured
+from reptile_lib.fit.graphs import captured
+from reptile_lib.fit.side_by_side import fit_side_by_side
 from reptile_lib.inner import Moments
 from reptile_lib.meta import reptile
-from reptile_lib.runs.side_by_side import fit_side_by_side
 
 METHODS: dict[str, Callable[..., MetaLearner]] = {
     "Reptile": Reptile,

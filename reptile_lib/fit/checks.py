@@ -1,6 +1,7 @@
 """Whether a model, an inner optimiser and tasks go together: asked before any step."""
 
-from typing import Protocol, get_args
+from pathlib import Path
+from typing import Any, Protocol, get_args
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +12,7 @@ from reptile_lib.fast.choose import Engine
 from reptile_lib.fast.torch_settings import Precision
 from reptile_lib.inner import InnerOptimizer, Moments
 from reptile_lib.kernel import Kernel
+from reptile_lib.meta import MetaState, Rule, Team
 from reptile_lib.rng import TRAIN, draws
 from reptile_lib.tasks import Tasks
 
@@ -59,20 +61,33 @@ def check_optimizer(name: str, given: object) -> None:
         )
 
 
-class Chosen(Protocol):
-    """The settings of a learner."""
+class Learner(Protocol):
+    """What is asked of a `MetaLearner`."""
 
+    model: nn.Module
     inner: InnerOptimizer
-    outer: InnerOptimizer | None
     inner_steps: int
     inner_batch: int | None
-    at_once: int
     moments: Moments
+    outer: InnerOptimizer | None
     engine: Engine
     precision: Precision
+    recorded: bool
+    at_once: int
+    state: MetaState
+    history: list[dict[str, float]]
+
+    @property
+    def rule(self) -> Rule: ...  # noqa: D102
+    @property
+    def kernel(self) -> Kernel: ...  # noqa: D102
+    @property
+    def team(self) -> Team: ...  # noqa: D102
+    def make_kernel(self, engine: Engine) -> Kernel: ...  # noqa: D102
+    def save(self, path: Path, config: dict[str, Any] | None = None) -> None: ...  # noqa: D102
 
 
-def check_settings(chosen: Chosen) -> None:
+def check_settings(chosen: Learner) -> None:
     """Raise UserError for a setting of a learner that is out of range."""
     check_optimizer("inner", chosen.inner)
     if chosen.outer is not None:

@@ -2,18 +2,21 @@
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean as mean
-from typing import Any, Protocol
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm import tqdm
 
 from reptile_lib import params
+from reptile_lib.device import out_of_memory
 from reptile_lib.errors import UserError
+from reptile_lib.fit.checks import Learner
 from reptile_lib.meta import MetaState, Training, meta_steps
 from reptile_lib.parallel.signals import uninterrupted
 from reptile_lib.storage import checkpoint
@@ -21,23 +24,11 @@ from reptile_lib.storage import checkpoint
 HISTORY_ROWS = 200  # about as many rows as a history has
 
 
-class Fitted(Protocol):
-    """What the loop asks of a learner."""
-
-    model: nn.Module
-    state: MetaState
-    history: list[dict[str, float]]
-
-    def save(self, path: Path, config: dict[str, Any] | None = None) -> None:
-        """Write a checkpoint."""
-        ...
-
-
 @dataclass
 class Loop:
     """A `fit` on its way; the arguments are those of `MetaLearner.fit`."""
 
-    learner: Fitted
+    learner: Learner
     run: Training
     validate: Callable[[], dict[str, float]] | None
     validate_every: int
@@ -169,3 +160,20 @@ def _numbers(measured: Mapping[str, object]) -> dict[str, float]:
                 f"validate returned {name!r}: {value!r}; give a number"
             ) from error
     return found
+
+
+@contextmanager
+def memory_told(meta_batch: int) -> Iterator[None]:
+    """Turn an error for lack of memory into a UserError that says what to change."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not out_of_memory(error):
+            raise
+        failure = UserError(
+            f"meta_batch = {meta_batch}: too little memory for the tasks that are held"
+            " at a time; lower it, or inner_batch, or, on a CPU, take engine ="
+            ' "threads"'
+        )
+        failure.alone = True
+        raise failure from error

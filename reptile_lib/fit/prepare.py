@@ -1,34 +1,18 @@
 """What a `fit` hands to the meta-steps, in the kernel's order."""
 
 from dataclasses import replace
-from typing import Protocol
 
 from torch import Tensor
 
 from reptile_lib.fast.choose import Engine, fastest
-from reptile_lib.fast.graphs import captured
+from reptile_lib.fit.checks import Learner
+from reptile_lib.fit.graphs import captured
 from reptile_lib.inner_loop import InnerLoop
-from reptile_lib.kernel import Kernel, in_kernel_order
-from reptile_lib.meta import Alone, MetaState, Rule, Team, Training
+from reptile_lib.kernel import in_kernel_order
+from reptile_lib.meta import Alone, Training
 from reptile_lib.optimizers.formulas import with_rates
-from reptile_lib.runs.checks import Chosen
 from reptile_lib.schedules import Schedule
 from reptile_lib.tasks import Tasks
-
-
-class Learner(Chosen, Protocol):
-    """What is asked of a learner."""
-
-    recorded: bool
-    state: MetaState
-
-    @property
-    def rule(self) -> Rule: ...  # noqa: D102
-    @property
-    def kernel(self) -> Kernel: ...  # noqa: D102
-    @property
-    def team(self) -> Team: ...  # noqa: D102
-    def make_kernel(self, engine: Engine) -> Kernel: ...  # noqa: D102
 
 
 def training(

@@ -28,8 +28,8 @@ from reptile_lib import (
     sgd,
 )
 from reptile_lib.fast.choose import make_kernel
+from reptile_lib.fit.prepare import training
 from reptile_lib.meta import MetaState, Rule, fomaml, joint, maml, reptile
-from reptile_lib.runs.prepare import training
 from reptile_lib.tasks import Tasks
 
 RULES = {"Reptile": reptile, "FOMAML": fomaml, "MAML": maml, "Joint": joint}

@@ -30,8 +30,8 @@ from reptile_lib import (
     momentum,
     sgd,
 )
+from reptile_lib.fit.side_by_side import fit_side_by_side
 from reptile_lib.meta import fomaml
-from reptile_lib.runs.side_by_side import fit_side_by_side
 
 pytestmark = pytest.mark.usefixtures("float64")
 SEEDS = 3, 0, 8

@@ -1,0 +1,1 @@
+"""What `fit` does around the meta-steps."""
