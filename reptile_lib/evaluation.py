@@ -16,6 +16,7 @@ from typing import Literal, NamedTuple, Protocol, get_args
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_map
 
 from reptile_lib.errors import UserError
 from reptile_lib.examples import Inputs
@@ -38,22 +39,11 @@ class Learner(Protocol):
     state: MetaState
 
     @property
-    def kernel(self) -> Kernel:
-        """How the model's gradients are computed."""
-        ...
-
+    def kernel(self) -> Kernel: ...  # noqa: D102
     @property
-    def team(self) -> Team:
-        """Who shares the tasks."""
-        ...
-
-    def check(self, tasks: Tasks) -> None:
-        """Raise UserError unless the model takes the tasks."""
-        ...
-
-    def computing(self) -> AbstractContextManager[object]:
-        """Return the context in which to compute."""
-        ...
+    def team(self) -> Team: ...  # noqa: D102
+    def check(self, tasks: Tasks) -> None: ...  # noqa: D102
+    def computing(self) -> AbstractContextManager[object]: ...  # noqa: D102
 
 
 @dataclass(frozen=True)
@@ -149,15 +139,12 @@ def evaluate(
     non-transductive: 100.0 ± 0.0 % (30 tasks)
     """
     batch: int | Literal["learner"] = "learner" if inner_batch is None else inner_batch
-    adapting = _Adapting(learner, tasks, inner_steps, batch, seed, stream, moments)
+    drawn = _Drawn(learner, tasks, inner_steps, batch, seed, stream, moments, at_once)
+    U = InnerLoop(learner.kernel, learner.inner)
     scores = [torch.empty(0, 3, dtype=torch.float64)]
     with learner.computing():
-        for episodes, state in adapting.chunks(
-            learner.team.portion(count), count, at_once
-        ):
-            theta = adapting.U(
-                adapting.phi, episodes.support, episodes.order, state
-            ).theta
+        for phi, state, episodes in drawn.parts(learner.team.portion(count), count):
+            theta = U(phi, episodes.support, episodes.order, state).theta
             protocols = _protocols(learner.kernel, theta, episodes)
             hits = [answers.argmax(-1) == episodes.query.y for answers in protocols]
             bad = ~theta.isfinite().all(1)
@@ -179,10 +166,10 @@ def _protocols(
     support, query = episodes.support.x, episodes.query.x
 
     def with_support(i: int) -> Inputs:
-        if isinstance(support, Tensor) and isinstance(query, Tensor):
-            return torch.cat([support, query[:, i : i + 1]], 1)
-        pairs = zip(support, query, strict=True)
-        return tuple(torch.cat([s, q[:, i : i + 1]], 1) for s, q in pairs)
+        joined: Inputs = tree_map(
+            lambda s, q: torch.cat([s, q[:, i : i + 1]], 1), support, query
+        )
+        return joined
 
     queries = range(episodes.query.y.shape[1])
     alone = [kernel.outputs(theta, with_support(i))[:, -1] for i in queries]
@@ -207,23 +194,22 @@ def adaptation_curve(
     Returns:
         float64 [count, k + 1] on the CPU.
     """
-    adapting = _Adapting(learner, tasks, inner_steps, inner_batch, seed, TEST, moments)
+    drawn = _Drawn(learner, tasks, inner_steps, inner_batch, seed, TEST, moments)
     U = InnerLoop(learner.kernel, replace(learner.inner, stop=None))
     curves = []
     with learner.computing():
-        for (support, query, order), state in adapting.chunks(range(count), count):
-            theta = adapting.phi
-            losses = [learner.kernel.losses(theta.expand(len(order), -1), query)]
+        for theta, state, (support, query, order) in drawn.parts(range(count), count):
+            losses = [U.losses(theta.expand(len(order), -1), query)]
             for j in range(inner_steps):
                 theta, state, *_ = U(theta, support, order[:, j : j + 1], state)
-                losses.append(learner.kernel.losses(theta, query))
+                losses.append(U.losses(theta, query))
             curves.append(torch.stack(losses, 1).double().cpu())
     return torch.cat(curves)
 
 
 @dataclass(frozen=True)
-class _Adapting:
-    """What both measurements begin with; vectors are in the kernel's order."""
+class _Drawn:
+    """Tasks to measure on, with where to start from."""
 
     learner: Learner
     tasks: Tasks
@@ -233,45 +219,33 @@ class _Adapting:
     seed: int
     stream: int
     moments: Moments | None
+    at_once: int = AT_ONCE
 
-    @property
-    def U(self) -> InnerLoop:  # noqa: N802
-        return InnerLoop(self.learner.kernel, self.learner.inner)
-
-    @property
-    def phi(self) -> Tensor:
-        return self.learner.kernel.pack(self.learner.state.phi)
-
-    def chunks(
-        self, mine: range, count: int, at_once: int = AT_ONCE
-    ) -> Iterator[tuple[Episodes, State | None]]:
-        """Sample tasks `mine` of `count` in pieces, with the state to start from."""
+    def parts(
+        self, mine: range, count: int
+    ) -> Iterator[tuple[Tensor, State | None, Episodes]]:
+        """Yield φ and a state, in the kernel's order, and some tasks of `mine`."""
         learner, kernel = self.learner, self.learner.kernel
+        phi, state, *_ = learner.state
         if count < 1 or self.inner_steps < 0:
             raise UserError(
                 f"count = {count}, inner_steps = {self.inner_steps}; give at least 1"
                 " task and no negative number of steps"
             )
-        if at_once < 1:
-            raise UserError(f"at_once = {at_once}; give at least 1")
+        if self.at_once < 1:
+            raise UserError(f"at_once = {self.at_once}; give at least 1")
         if self.moments not in (None, *get_args(Moments)):
             raise UserError(f'moments = {self.moments!r}; choose "carry" or "reset"')
-        phi, state = learner.state.phi, learner.state.inner_state
         carried = (self.moments or learner.moments) == "carry"
         start = reordered(state, phi, kernel.pack) if carried and state else None
         learner.check(self.tasks)
         tasks = self.tasks.to(phi.device)
-        for first in range(0, len(mine), at_once):
-            who = draws(
-                self.seed,
-                self.stream,
-                range(1),
-                mine[first : first + at_once],
-                phi.device,
-            )
+        for first in range(0, len(mine), self.at_once):
+            some = mine[first : first + self.at_once]
+            who = draws(self.seed, self.stream, range(1), some, phi.device)
             found = tasks.sample(who).for_model(phi)
-            size = found.support.y.shape[1]
-            batch = self.inner_batch
+            size, batch = found.support.y.shape[1], self.inner_batch
             if batch == "learner":
                 batch = min(learner.inner_batch or size, size)
-            yield minibatches(found, who, self.inner_steps, batch), start
+            found = minibatches(found, who, self.inner_steps, batch)
+            yield kernel.pack(phi), start, found

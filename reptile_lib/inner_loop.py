@@ -42,11 +42,8 @@ class InnerLoop:
             order: [n, k, b], which of the S examples make up each minibatch.
             state: where the optimiser starts; as it begins, if None or empty.
         """
-        inner, theta, start = self._start(phi, order, state)
-        last, axes = order.dim() - 3, order.shape[:-2]
-        flat = support.map(lambda t: t.flatten(0, last)), order.flatten(0, last)
-        found = self.kernel.descend(inner, theta, start, *flat)
-        return found.map(lambda t: t.view(*axes, *t.shape[1:])) if last else found
+        found = self.kernel.descend(*self._flat(phi, support, order, state))
+        return found.map(lambda t: t.view(*order.shape[:-2], *t.shape[1:]))
 
     def differentiable(
         self, phi: Tensor, support: Batch, order: Tensor, state: State | None = None
@@ -55,45 +52,42 @@ class InnerLoop:
 
         Memory grows with k.
         """
-        inner, theta, start = self._start(phi, order, state)
+        inner, theta, start, support, flat = self._flat(phi, support, order, state)
         gradient = differentiated(self.kernel.losses, keep_graph=True)
-        last, axes = order.dim() - 3, order.shape[:-2]
-        batches = batches_of(
-            support.map(lambda t: t.flatten(0, last)), order.flatten(0, last)
-        )
+        batches = batches_of(support, flat)
         with torch.enable_grad():
             found = steps_on(gradient, inner, theta, start, batches)
-            return found.map(lambda t: t.view(*axes, *t.shape[1:]))
+            return found.map(lambda t: t.view(*order.shape[:-2], *t.shape[1:]))
 
     def losses(self, theta: Tensor, batch: Batch) -> Tensor:
         """Return the losses [n, ...] at theta [n, ..., P]; differentiable."""
-        axes, last = theta.shape[:-1], theta.dim() - 2
-        flat = batch.map(lambda t: t.flatten(0, last))
-        return self.kernel.losses(theta.flatten(0, last), flat).view(axes)
+        return self.kernel.losses(*_flat(theta, batch)).view(theta.shape[:-1])
 
     def gradient(self, theta: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
         """Return gradients [n, ..., P] at theta [n, ..., P], and losses [n, ...]."""
-        axes, last = theta.shape[:-1], theta.dim() - 2
-        flat = batch.map(lambda t: t.flatten(0, last))
-        g, losses = self.kernel.gradient(theta.flatten(0, last), flat)
-        return g.view(*axes, -1), losses.view(axes)
+        g, losses = self.kernel.gradient(*_flat(theta, batch))
+        return g.view(theta.shape), losses.view(theta.shape[:-1])
 
-    def _start(
-        self, phi: Tensor, order: Tensor, state: State | None
-    ) -> tuple[InnerOptimizer, Tensor, State]:
+    def _flat(
+        self, phi: Tensor, support: Batch, order: Tensor, state: State | None
+    ) -> tuple[InnerOptimizer, Tensor, State, Batch, Tensor]:
         """Give each task its start, all axes of tasks made one."""
         axes = order.shape[:-2]
         inner = in_kernel_order(self.inner, self.kernel)
         theta = phi.expand(*axes, -1)
-        if not state:
-            start = inner.init(theta)
-        elif phi.dim() < theta.dim():
+        start = state or inner.init(theta)
+        if state and phi.dim() < theta.dim():
             start = {name: v.expand(axes[0], *v.shape) for name, v in state.items()}
-        else:
-            start = dict(state)
         last = len(axes) - 1
         start = {name: v.flatten(0, last) for name, v in start.items()}
-        return inner, theta.flatten(0, last), start
+        theta, support = _flat(theta, support)
+        return inner, theta, start, support, order.flatten(0, last)
+
+
+def _flat(theta: Tensor, batch: Batch) -> tuple[Tensor, Batch]:
+    """Make all axes of tasks one: of theta [n, ..., P], and of a batch for it."""
+    last = theta.dim() - 2
+    return theta.flatten(0, last), batch.map(lambda t: t.flatten(0, last))
 
 
 def adapt(

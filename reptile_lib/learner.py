@@ -9,8 +9,8 @@
 device, and looks at the result once per chunk.
 """
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager, ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -21,12 +21,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from reptile_lib.device import find_device
-from reptile_lib.errors import UserError
 from reptile_lib.fast.choose import Engine, make_kernel, stacking_told, written_engine
 from reptile_lib.fast.torch_settings import Precision, precise
 from reptile_lib.fit.checks import (
     check_model,
-    check_precision,
+    check_periods,
     check_run,
     check_settings,
     check_tasks,
@@ -104,10 +103,9 @@ class MetaLearner:
             UserError: a setting is out of range, the device is absent, or the model
                 keeps running statistics.
         """
-        check_settings(self)
-        check_model(self.model)
         self.device = find_device(self.device)
-        check_precision(self.precision, self.device)
+        check_settings(self, self.device)
+        check_model(self.model)
         self.model = self.model.to(self.device)
         if self.inner.full_batch:
             self.inner_batch = None
@@ -194,13 +192,8 @@ class MetaLearner:
                 a run which has got further.
         """
         team = self.agree()
-        done = self.state.meta_step
-        check_run(done, meta_steps, meta_batch, epsilon, team.size)
-        if min(validate_every, checkpoint_every) < 0:
-            raise UserError(
-                f"validate_every = {validate_every}, checkpoint_every ="
-                f" {checkpoint_every}; give meta-steps between two, or 0 for never"
-            )
+        check_run(self, meta_steps, meta_batch, epsilon)
+        check_periods(validate_every, checkpoint_every)
         self.check(tasks)
         settings = tasks.to(self.phi.device), meta_steps, meta_batch, epsilon, seed
         run = training(self, *settings)
@@ -225,12 +218,11 @@ class MetaLearner:
         if self.phi.dim() == 1:  # several runs are checked one by one
             check_tasks(self.kernel, self.kernel.pack(self.phi), tasks)
 
-    def computing(self) -> AbstractContextManager[object]:
-        """Return the context in which a learner computes."""
-        stack = ExitStack()
-        stack.enter_context(precise(self.precision))
-        stack.enter_context(stacking_told(self.engine))
-        return stack
+    @contextmanager
+    def computing(self) -> Iterator[None]:
+        """Give the context in which a learner computes."""
+        with precise(self.precision), stacking_told(self.engine):
+            yield
 
     def agree(self) -> Team:
         """Put every process (`parallel`) where the first stands; fit begins with it."""

@@ -255,25 +255,16 @@ def weighted_mean(
     (weight, target), *_ = found
     if weight == count:
         return target
-    names = list(target.state or {})
 
     def vectors(t: Target) -> list[Tensor]:
         watched = [t.loss] if t.steps is None else [t.loss, t.steps]
-        state = t.state or {}
-        return [
-            t.phi,
-            *(state[name] for name in names),
-            *(w.to(t.phi) for w in watched),
-        ]
+        return [t.phi, *(t.state or {}).values(), *(w.to(t.phi) for w in watched)]
 
-    sums = [weight * value for value in vectors(target)]
-    for weight, more in found[1:]:
-        pairs = zip(sums, vectors(more), strict=True)
-        sums = [total + weight * value for total, value in pairs]
+    weighted = ([weight * v for v in vectors(part)] for weight, part in found)
+    sums = [sum(same[1:], same[0]) for same in zip(*weighted, strict=True)]
     phi, *rest = (value / count for value in add_up(sums))
-    states, watched = rest[: len(names)], rest[len(names) :]
-    state = dict(zip(names, states, strict=True)) if target.state is not None else None
-    return Target(phi, state, *watched)
+    state = target.state and dict(zip(target.state, rest, strict=False))
+    return Target(phi, state, *rest[len(state or {}) :])
 
 
 def meta_steps(

@@ -50,14 +50,11 @@ class Episodes(NamedTuple):
     def for_model(self, phi: Tensor) -> "Episodes":
         """Return the tasks with floats of φ's type, and labels of the usual one."""
         found = self.map(lambda t: t.to(phi) if t.is_floating_point() else t)
-
-        def labelled(batch: Batch) -> Batch:
-            y = batch.y
-            return batch if y.is_floating_point() else batch._replace(y=y.long())
-
-        return found._replace(
-            support=labelled(found.support), query=labelled(found.query)
+        support, query = (
+            batch if batch.y.is_floating_point() else Batch(batch.x, batch.y.long())
+            for batch in (found.support, found.query)
         )
+        return Episodes(support, query, found.order)
 
 
 class Tasks(Protocol):

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from reptile_lib.fast.conv4_buffers import cut, padding
-from reptile_lib.fast.written import Step
+from reptile_lib.fast.written import Step, Stepped
 from reptile_lib.inner import InnerOptimizer, State
 from reptile_lib.models.conv4 import WIDTH
 from reptile_lib.params import Layout
@@ -43,9 +43,7 @@ def step(
         bf16: whether the large products round their factors.
     """
 
-    def take(
-        theta: Tensor, state: State, patches: Tensor, y: Tensor
-    ) -> tuple[Tensor, State, Tensor]:
+    def take(theta: Tensor, state: State, patches: Tensor, y: Tensor) -> Stepped:
         g, losses = gradient(theta, patches, y, where, eps, summed, bf16)
         theta, state = inner.update(g, state, theta)
         return theta, state, losses

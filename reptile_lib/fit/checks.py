@@ -87,8 +87,8 @@ class Learner(Protocol):
     def save(self, path: Path, config: dict[str, Any] | None = None) -> None: ...  # noqa: D102
 
 
-def check_settings(chosen: Learner) -> None:
-    """Raise UserError for a setting of a learner that is out of range."""
+def check_settings(chosen: Learner, device: torch.device) -> None:
+    """Raise UserError for a setting of a learner that is out of range on a device."""
     check_optimizer("inner", chosen.inner)
     if chosen.outer is not None:
         check_optimizer("outer", chosen.outer)
@@ -108,11 +108,7 @@ def check_settings(chosen: Learner) -> None:
         value, choices = getattr(chosen, name), get_args(kind)
         if value not in choices:
             raise UserError(f"{name} = {value!r}; choose one of {', '.join(choices)}")
-
-
-def check_precision(precision: Precision, device: torch.device) -> None:
-    """Raise UserError where a device does not have this precision."""
-    if precision == "tf32" and device.type != "cuda":
+    if chosen.precision == "tf32" and device.type != "cuda":
         raise UserError(
             f'precision = "tf32" on {device}: only CUDA devices have it; take'
             ' "float32" or "bf16"'
@@ -120,9 +116,10 @@ def check_precision(precision: Precision, device: torch.device) -> None:
 
 
 def check_run(
-    done: int, meta_steps: int, meta_batch: int, epsilon: object, processes: int
+    learner: Learner, meta_steps: int, meta_batch: int, epsilon: object
 ) -> None:
     """Raise UserError unless meta-steps are left to do, with a schedule of ε."""
+    done, processes = learner.state.meta_step, learner.team.size
     for name, value in {"meta_steps": meta_steps, "meta_batch": meta_batch}.items():
         if not isinstance(value, int):
             raise UserError(f"{name} = {value!r} is no whole number; give an int")
@@ -140,6 +137,15 @@ def check_run(
         raise UserError(
             f"epsilon = {epsilon} is no schedule; give constant({epsilon}), or"
             " linear(1.0, 0.0)"
+        )
+
+
+def check_periods(validate_every: int, checkpoint_every: int) -> None:
+    """Raise UserError for a negative number of meta-steps between two of a kind."""
+    if min(validate_every, checkpoint_every) < 0:
+        raise UserError(
+            f"validate_every = {validate_every}, checkpoint_every ="
+            f" {checkpoint_every}; give meta-steps between two, or 0 for never"
         )
 
 
