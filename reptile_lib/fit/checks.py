@@ -52,15 +52,6 @@ def check_model(model: object) -> None:
                 )
 
 
-def check_optimizer(name: str, given: object) -> None:
-    """Raise UserError unless an argument is an inner optimiser."""
-    if not isinstance(given, InnerOptimizer):
-        raise UserError(
-            f"{name} = {_short(given)} is no inner optimiser; give one of sgd(lr),"
-            " momentum(lr), adam(lr), gd(lr)"
-        )
-
-
 class Learner(Protocol):
     """What is asked of a `MetaLearner`."""
 
@@ -89,9 +80,13 @@ class Learner(Protocol):
 
 def check_settings(chosen: Learner, device: torch.device) -> None:
     """Raise UserError for a setting of a learner that is out of range on a device."""
-    check_optimizer("inner", chosen.inner)
-    if chosen.outer is not None:
-        check_optimizer("outer", chosen.outer)
+    for name, given in {"inner": chosen.inner, "outer": chosen.outer}.items():
+        absent = given is None and name == "outer"
+        if not (absent or isinstance(given, InnerOptimizer)):
+            raise UserError(
+                f"{name} = {_short(given)} is no inner optimiser; give one of sgd(lr),"
+                " momentum(lr), adam(lr), gd(lr)"
+            )
     for amount in ("inner_steps", "inner_batch", "at_once"):
         given = getattr(chosen, amount)
         if given is None and amount == "inner_batch":

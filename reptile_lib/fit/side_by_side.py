@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from reptile_lib.errors import UserError
-from reptile_lib.inner import InnerOptimizer, State
+from reptile_lib.inner import InnerOptimizer
 from reptile_lib.learner import MetaLearner
 from reptile_lib.meta import MetaState
 from reptile_lib.optimizers.formulas import same_but_rate, with_rates
@@ -115,29 +115,21 @@ class _Together:
             who = draws.with_seed(seed)
             found = tasks.sample(who)
             rows.append(minibatches(found, who, self.inner_steps, self.inner_batch))
-        flat = [pytree.tree_flatten(row) for row in rows]
-        stacked = [
-            torch.stack(same, 1) for same in zip(*(f[0] for f in flat), strict=True)
-        ]
-        episodes: Episodes = pytree.tree_unflatten(stacked, flat[0][1])
-        return episodes
+        stacked: Episodes = pytree.tree_map(lambda *same: torch.stack(same, 1), *rows)
+        return stacked
 
 
 def _joined(states: Sequence[MetaState], inner: InnerOptimizer) -> MetaState:
     """Return one state of all runs: φ [runs, P]; rates that differ are in it."""
 
-    def rows(parts: Sequence[State | None]) -> State | None:
-        first = parts[0]
-        if first is None:
-            return None
-        return {name: torch.stack([s[name] for s in parts if s]) for name in first}
+    def rows(first: object, *others: Tensor) -> object:  # what is no tensor is equal
+        return torch.stack([first, *others]) if isinstance(first, Tensor) else first
 
-    phi = torch.stack([state.phi for state in states])
-    inner_state = rows([state.inner_state for state in states])
-    if inner_state is not None and isinstance(inner.lr, Tensor):
-        inner_state["lr"] = inner.lr.to(phi)
-    outer_state = rows([state.outer_state for state in states])
-    return MetaState(phi, inner_state, outer_state, states[0].meta_step)
+    joined: MetaState = pytree.tree_map(rows, *states)
+    state = joined.inner_state
+    if state is not None and isinstance(inner.lr, Tensor):
+        state = state | {"lr": inner.lr.to(joined.phi)}
+    return joined._replace(inner_state=state)
 
 
 def _with_rates(inners: Sequence[InnerOptimizer]) -> InnerOptimizer:

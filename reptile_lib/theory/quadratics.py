@@ -81,7 +81,7 @@ class Quadratics:
         """Return B_τ = I − (I − αH_τ)^k [T, d, d]: φ̃ = φ − B_τ (φ − w_τ)."""
         _check(alpha=alpha, k=k)
         H = self.H.double()
-        eye = torch.eye(H.shape[-1], dtype=H.dtype, device=H.device)
+        eye = _eye(H)
         left: Tensor = torch.linalg.matrix_power(eye - alpha * H, k)
         return eye - left
 
@@ -105,8 +105,7 @@ class Quadratics:
             UserError: E[C] is singular.
         """
         H = self.H.double()
-        left = H.new_ones(()) * torch.eye(H.shape[-1], dtype=H.dtype, device=H.device)
-        left = left - self.progress(alpha, k) if k else left
+        left = _eye(H) - self.progress(alpha, k) if k else _eye(H)
         C = left @ H @ left
         return _solve(C.mean(0), _pull(C, self.w), f"E[C] at alpha = {alpha}, k = {k}")
 
@@ -180,8 +179,7 @@ class Quadratics:
         r = torch.einsum("tij,tj->ti", B, off)
         driving = epsilon**2 / n * (r.mT @ r / len(r)).flatten()
         step = _Moments.of(B, n).step(epsilon)
-        eye = torch.eye(len(step), dtype=step.dtype, device=step.device)
-        floor: Tensor = torch.linalg.solve(eye - step, driving)
+        floor: Tensor = torch.linalg.solve(_eye(step) - step, driving)
         return floor.view(len(off[0]), -1)
 
 
@@ -197,8 +195,7 @@ class _Moments(NamedTuple):
     def of(cls, B: Tensor, n: int) -> "_Moments":
         """Take the moments over the tasks of B [T, d, d]."""
         _check(n=n)
-        mean = B.mean(0)
-        eye = torch.eye(len(mean), dtype=B.dtype, device=B.device)
+        mean, eye = B.mean(0), _eye(B)
         apart = torch.kron(mean, mean)  # two different tasks of the meta-batch
         same = torch.stack([torch.kron(b, b) for b in B]).mean(0)
         return cls(
@@ -207,10 +204,11 @@ class _Moments(NamedTuple):
 
     def step(self, epsilon: float) -> Tensor:
         """Return E[(I − εB̂)⊗(I − εB̂)]."""
-        eye = torch.eye(
-            len(self.first), dtype=self.first.dtype, device=self.first.device
-        )
-        return eye - epsilon * self.first + epsilon**2 * self.second
+        return _eye(self.first) - epsilon * self.first + epsilon**2 * self.second
+
+
+def _eye(like: Tensor) -> Tensor:
+    return torch.eye(like.shape[-1], dtype=like.dtype, device=like.device)
 
 
 def _check(*, alpha: float = 1, k: int = 1, epsilon: float = 0, n: int = 1) -> None:
