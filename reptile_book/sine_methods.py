@@ -31,20 +31,21 @@ from torch.nn import functional as F
 from reptile_book import records
 from reptile_book.records import Record
 from reptile_lib.device import find_device, peak_memory_mb
+from reptile_lib.distributions.sine import Sine
 from reptile_lib.errors import UserError
+from reptile_lib.fit.side_by_side import fit_side_by_side
 from reptile_lib.inner import InnerOptimizer, State
 from reptile_lib.inner_loop import InnerLoop
 from reptile_lib.kernel import Kernel
 from reptile_lib.learner import MetaLearner
 from reptile_lib.meta import Rule, Target, fomaml, joint, maml, reptile
 from reptile_lib.models.mlp import mlp
-from reptile_lib.optimizers import adam, sgd
+from reptile_lib.optimizers.formulas import adam, sgd
 from reptile_lib.params import ravel
 from reptile_lib.rng import TEST, VALIDATE
 from reptile_lib.runs.cli import plain_output
-from reptile_lib.runs.side_by_side import fit_side_by_side
 from reptile_lib.schedules import linear
-from reptile_lib.tasks import Episodes, Sine, draw_tasks
+from reptile_lib.tasks import Episodes, draw_tasks
 
 ROW = "sine-methods"
 TRIPLE = "MAML, three bills"

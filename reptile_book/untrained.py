@@ -12,10 +12,10 @@ from pathlib import Path
 
 from reptile_book import headline, records, results, rows
 from reptile_lib.device import find_device
+from reptile_lib.distributions.few_shot import FewShotTasks
 from reptile_lib.errors import UserError
 from reptile_lib.parallel.team import say
 from reptile_lib.runs import run
-from reptile_lib.tasks import FewShotTasks
 
 
 def record(

@@ -14,7 +14,7 @@ from torch import Tensor
 from reptile_book import plots
 from reptile_lib.inner_loop import adapt
 from reptile_lib.learner import MetaLearner
-from reptile_lib.optimizers import sgd
+from reptile_lib.optimizers.formulas import sgd
 from reptile_lib.tasks import Batch, Episodes
 
 LAST_STEP = 32
