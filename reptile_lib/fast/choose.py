@@ -31,8 +31,7 @@ Engine = Literal["auto", "serial", "threads", "stacked"]
   is known; any other model is tried both ways when `fit` begins.
 """
 
-UNSTACKABLE = RuntimeError, NotImplementedError, ValueError  # what `vmap` raises
-SLOW = "There is a performance drop"  # what it warns of where it takes tasks in turn
+SLOW = "There is a performance drop"  # `vmap` warns that it takes tasks in turn
 
 
 def make_kernel(
@@ -98,7 +97,7 @@ def stacking_told(engine: Engine) -> Iterator[None]:
         with warnings.catch_warnings():
             warnings.filterwarnings("error", SLOW)
             yield
-    except (RuntimeError, NotImplementedError, UserWarning) as error:
+    except (RuntimeError, UserWarning) as error:
         text = str(error).partition(". ")[0].partition("\n")[0]
         if engine != "stacked" or not ("vmap" in text or "atching rule" in text):
             raise
@@ -131,7 +130,7 @@ def fastest(
                     warnings.filterwarnings("error", SLOW)
                     done = InnerLoop(kernel, inner)(phi, tasks.support, tasks.order)
                 done.theta.sum().item()
-            except (*UNSTACKABLE, UserWarning) as error:
+            except (RuntimeError, ValueError, UserWarning) as error:  # `vmap`'s
                 if name == safe or out_of_memory(error):
                     raise
                 seconds[name] = inf

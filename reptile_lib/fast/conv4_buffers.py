@@ -11,13 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from reptile_lib.models.conv4 import WIDTH, check_norm
+from reptile_lib.models.conv4 import WIDTH, check_norm, padding
 from reptile_lib.params import Layout
-
-
-def padding(size: int) -> tuple[int, int]:
-    """Pixels that `models.pad_same` adds before and behind."""
-    return (0, 1) if size % 2 == 0 else (1, 1)
 
 
 def windows(padded: Tensor) -> Tensor:

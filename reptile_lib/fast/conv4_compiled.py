@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from reptile_lib.fast.conv4_buffers import cut, padding
+from reptile_lib.fast.conv4_buffers import cut
 from reptile_lib.fast.written import Step, Stepped
 from reptile_lib.inner import InnerOptimizer, State
-from reptile_lib.models.conv4 import WIDTH
+from reptile_lib.models.conv4 import WIDTH, padding
 from reptile_lib.params import Layout
 
 

@@ -23,7 +23,6 @@ from reptile_lib.kernel import Autograd, Criterion
 from reptile_lib.params import Layout, layout
 from reptile_lib.tasks import Batch
 
-NAMES = "weight", "bias"
 GROUP = 256  # tasks that a CPU stacks at a time; bounds memory
 
 Operation = Callable[[], object]
@@ -79,7 +78,7 @@ def _applies(model: nn.Module, criterion: Criterion) -> bool:
     found = _modules(model)
     found = found[1:] if _flattens(model) else found
     layers, between = found[::2], found[1::2]
-    theirs = [p for m in layers for p in (m._parameters.get(n) for n in NAMES)]
+    theirs = [m._parameters.get(n) for m in layers for n in ("weight", "bias")]
     return (
         len(layers) == len(between) + 1
         and all(type(m) is nn.Linear for m in layers)

@@ -36,11 +36,6 @@ class Space(Protocol):
 S = TypeVar("S", bound=Space)
 
 
-def same(vectors: Tensor) -> Tensor:
-    """Return the vectors: an order that is the model's own."""
-    return vectors
-
-
 @dataclass(frozen=True)
 class Net(Generic[S]):
     """A network and a criterion whose gradient is written out.
@@ -61,8 +56,8 @@ class Net(Generic[S]):
     prepared: Callable[[Tensor], Tensor]
     workspace: Callable[[int, int, torch.Size, Tensor], S]
     gradient: Callable[[S, Tensor, Tensor], Tensor]
-    pack: Callable[[Tensor], Tensor] = same
-    unpack: Callable[[Tensor], Tensor] = same
+    pack: Callable[[Tensor], Tensor] = lambda vectors: vectors
+    unpack: Callable[[Tensor], Tensor] = lambda vectors: vectors
     compiled: Callable[[InnerOptimizer], Step] | None = None
 
 

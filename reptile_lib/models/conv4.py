@@ -74,11 +74,16 @@ def check_norm(values: int) -> None:
         )
 
 
-def pad_same(x: Tensor) -> Tensor:
-    """Pad x [B, C, H, W] for a 3x3 convolution of stride 2 as TensorFlow's "same".
+def padding(side: int) -> tuple[int, int]:
+    """Return the pixels that TensorFlow's "same" adds before and behind a side.
 
-    An odd size gets one pixel on every side; an even one only right and below, where
-    torch's `padding=1` would pad above and left as well and shift the result.
+    An odd one gets a pixel at each end; an even one only behind, where torch's
+    `padding=1` would pad before as well and shift the result.
     """
-    height, width = ((0, 1) if side % 2 == 0 else (1, 1) for side in x.shape[-2:])
+    return (0, 1) if side % 2 == 0 else (1, 1)
+
+
+def pad_same(x: Tensor) -> Tensor:
+    """Pad x [B, C, H, W] for a 3x3 convolution of stride 2 as TensorFlow's "same"."""
+    height, width = map(padding, x.shape[-2:])
     return F.pad(x, width + height)
