@@ -257,8 +257,9 @@ def weighted_mean(
         return target
 
     def vectors(t: Target) -> list[Tensor]:
+        states = [(t.state or {})[name] for name in target.state or {}]
         watched = [t.loss] if t.steps is None else [t.loss, t.steps]
-        return [t.phi, *(t.state or {}).values(), *(w.to(t.phi) for w in watched)]
+        return [t.phi, *states, *(w.to(t.phi) for w in watched)]
 
     weighted = ([weight * v for v in vectors(part)] for weight, part in found)
     sums = [sum(same[1:], same[0]) for same in zip(*weighted, strict=True)]
