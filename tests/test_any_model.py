@@ -171,6 +171,7 @@ def tasks_of(name: str) -> FewShotTasks:
 HOW: dict[str, Any] = {"meta_steps": 3, "meta_batch": 3, "epsilon": constant(0.5)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MODELS)
 def test_every_engine_trains_every_model_to_the_same_phi_or_says_why_not(
     name: str,
@@ -194,6 +195,7 @@ def test_every_engine_trains_every_model_to_the_same_phi_or_says_why_not(
         torch.testing.assert_close(phi, found["serial"], rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["GRU", "transformer", "embedding", "two inputs"])
 @pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
 def test_every_rule_trains_other_models_too(name: str, method: Any) -> None:
@@ -290,6 +292,7 @@ class Topics:
         return Episodes(sentences(1), sentences(3))
 
 
+@pytest.mark.slow
 def test_a_distribution_of_ones_own_needs_two_methods() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.EmbeddingBag(WORDS, 16), nn.Linear(16, 2))

@@ -235,6 +235,7 @@ NAMED = re.compile(
 )
 
 
+@pytest.mark.slow
 def test_a_quick_run_writes_what_is_documented(quick: Path) -> None:
     record = json.loads(quick.read_text(encoding="utf-8"))
     found = {NAMED.sub("NAME", key).removeprefix(".") for key in keys(record)}
@@ -254,6 +255,7 @@ def test_a_quick_run_writes_what_is_documented(quick: Path) -> None:
     assert row["flops"] == tasks * conv4_flops(10, row["ways"])
 
 
+@pytest.mark.slow
 def test_memory_of_maml_alone_grows_with_the_inner_steps(quick: Path) -> None:
     rows = json.loads(quick.read_text(encoding="utf-8"))["memory"]
     found = {(r["method"], r["inner_steps"]): r["bytes"] for r in rows}
@@ -263,6 +265,7 @@ def test_memory_of_maml_alone_grows_with_the_inner_steps(quick: Path) -> None:
     assert found["MAML", many] > 1.5 * found["MAML", few]
 
 
+@pytest.mark.slow
 def test_figures_are_made_again_from_the_file(quick: Path) -> None:
     names = [quick.with_name(f"{quick.stem}-{n}.svg") for n in figures.FIGURES]
     before = [path.read_bytes() for path in names]

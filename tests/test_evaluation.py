@@ -83,6 +83,7 @@ def textbook_scores(
     return torch.stack(together), torch.stack(alone)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", ["serial", "threads", "stacked"])
 def test_evaluate_is_the_textbook_in_both_protocols(engine: str) -> None:
     learner = conv_learner(sgd(0.1), engine=engine)
@@ -142,6 +143,7 @@ def test_confidence_interval() -> None:
     assert math.isnan(Score(torch.ones(1)).ci95)
 
 
+@pytest.mark.slow
 def test_a_seed_names_the_same_tasks_whoever_asks() -> None:
     learner = conv_learner(sgd(0.1))
 
@@ -247,6 +249,7 @@ def test_adaptation_curve_is_adapt_cut_short(inner: InnerOptimizer) -> None:
             assert curves[i, j].item() == pytest.approx(value.item(), rel=1e-10)
 
 
+@pytest.mark.slow
 def test_moments_of_evaluate_are_those_of_training_unless_told() -> None:
     def accuracies(learner: MetaLearner, **options: Any) -> Tensor:
         found = evaluate(learner, TASKS, inner_steps=3, count=12, **options)

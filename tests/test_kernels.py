@@ -421,6 +421,7 @@ def test_a_gradient_is_the_callers_to_keep(kernel: Kernel, it: Problem) -> None:
         assert not t.requires_grad
 
 
+@pytest.mark.slow
 @each_case
 @each_optimizer
 def test_descend_is_the_textbook_loop(
@@ -440,6 +441,7 @@ def test_descend_is_the_textbook_loop(
     assert torch.equal(start, before)
 
 
+@pytest.mark.slow
 @each_case
 @pytest.mark.parametrize("name", own_kinds)
 def test_a_state_of_its_own_for_each_task(
@@ -488,6 +490,7 @@ def test_no_steps_change_nothing(kernel: Kernel, it: Problem, name: str) -> None
     adapt(kernel, it.phi, it.support, minibatches(steps=1), inner)
 
 
+@pytest.mark.slow
 @each_case
 @pytest.mark.parametrize("name", ["sgd", "adam", "own, closing over rates"])
 def test_a_stopped_task_is_a_loop_that_broke(
@@ -570,6 +573,7 @@ def test_losses_can_be_differentiated(kernel: Kernel, it: Problem) -> None:
 TWICE = {name: it for name, it in PROBLEMS.items() if it.twice}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", asked(TWICE))
 def test_maml_is_the_gradient_of_the_unrolled_loop(kernel: Kernel, it: Problem) -> None:
     order, phi = minibatches(), it.phi.requires_grad_()
@@ -602,6 +606,7 @@ def test_runs_side_by_side_are_each_run_alone(kernel: Kernel, it: Problem) -> No
         same(both.losses[:, run], alone.losses)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", asked(UNUSUAL))
 def test_what_the_formulas_are_not_for_is_left_to_autograd(
     kernel: Kernel, it: Problem, case: tuple[str, str]

@@ -204,6 +204,7 @@ def test_training_leaves_the_model_alone(method: Make) -> None:
 # --- the same again
 
 
+@pytest.mark.slow
 @each_method
 @pytest.mark.parametrize("engine", ["serial", "threads", "stacked"])
 def test_a_seed_fixes_phi_whatever_is_drawn_at_once(
@@ -216,6 +217,7 @@ def test_a_seed_fixes_phi_whatever_is_drawn_at_once(
     assert not torch.equal(fit(sine_learner(method), seed=6).phi, expected.phi)
 
 
+@pytest.mark.slow
 @each_method
 @pytest.mark.parametrize("moments", ["carry", "reset"])
 def test_stop_and_restore_equals_no_stop(
@@ -411,6 +413,7 @@ def test_memory_of_maml_grows_with_the_inner_steps() -> None:
     assert many > 5 * few
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", ["serial", "threads", "stacked"])
 def test_memory_is_bounded_for_a_meta_batch_of_any_size(engine: Engine) -> None:
     def peak(meta_batch: int) -> int:

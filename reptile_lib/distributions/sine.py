@@ -11,10 +11,11 @@ from reptile_lib.tasks import Batch, Episodes, check_positive, draw_tasks
 
 @dataclass(frozen=True)
 class Sine:
-    """Regression on sine waves y = a sin(x + b) (Finn et al. 2017, section 5.1).
+    """Regression on sine waves y = a sin(x + b) (Nichol et al. 2018, section 4.1).
 
-    Amplitude a ~ U[0.1, 5], phase b ~ U[0, 2π], support inputs x ~ U[−5, 5]. The query
-    set is an even grid over [−5, 5], so that query losses are integrals, not samples.
+    Amplitude a ~ U[0.1, 5], phase b ~ U[0, 2π], support inputs x ~ U[−5, 5]. (In the
+    problem of Finn et al. 2017, section 5.1, b lies in [0, π].) The query set is a grid
+    over [−5, 5], so that query losses are integrals, not samples.
 
     >>> support, query, _ = Sine(points=10, query_points=5).draw()
     >>> support.x.shape, query.x.flatten()

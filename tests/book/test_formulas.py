@@ -42,6 +42,7 @@ def bowls(h: float, minima: list[float]) -> Batch:
     return Batch(tasks.H[:, None], tasks.w[:, None])
 
 
+@pytest.mark.slow
 @given(h=positive, c=positive, share=st.floats(0.05, 0.95), d=st.floats(0.01, 50.0))
 def test_2_2_the_pull_under_a_threshold(
     h: float, c: float, share: float, d: float

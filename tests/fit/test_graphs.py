@@ -45,6 +45,7 @@ def fitted(
     return learner
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("at_once", [256, 3])  # 3: parts of 3 and of 2 tasks
 @pytest.mark.parametrize("moments", ["carry", "reset"])
 @pytest.mark.parametrize("method", METHODS)

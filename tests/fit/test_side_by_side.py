@@ -59,6 +59,7 @@ def picture_learner(seed: int) -> MetaLearner:
     return Reptile(conv4(3, seed=seed).double(), criterion=criterion, **how)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "settings",
     [
@@ -103,6 +104,7 @@ RATES = 0.02, 0.05, 0.1
 EPSILONS = linear(0.5, 0.0), constant(0.2), cosine(0.4, 0.1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
 @pytest.mark.parametrize("inner", INNERS.values(), ids=INNERS)
 @pytest.mark.parametrize("differ", ["seeds", "rates", "epsilons", "all"])

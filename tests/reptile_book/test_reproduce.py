@@ -23,6 +23,8 @@ from reptile_lib.runs import run
 from reptile_lib.runs.settings import LATER
 from reptile_lib.storage import checkpoint
 
+pytestmark = pytest.mark.slow
+
 RESULTS = Path(__file__).parents[2] / "results"
 TINY = {
     "ways": 3,

@@ -136,6 +136,7 @@ def test_ctrl_c_saves_where_it_stands(processes: int, tmp_path: Path) -> None:
     assert checkpoint.load(tmp_path / CHECKPOINT).metadata["meta_step"] >= reached > 0
 
 
+@pytest.mark.slow
 def test_validation_classes_go_into_the_history(tmp_path: Path) -> None:
     arguments = ["train", *SMALL, "--out", str(tmp_path), "--meta-steps", "4"]
     assert cli.main([*arguments, "--validate-every", "2"]) == 0
@@ -174,6 +175,7 @@ BAD_TRAINING = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("extra", "words"), BAD_TRAINING.values(), ids=BAD_TRAINING)
 def test_a_mistake_is_one_line_and_status_two(
     extra: list[str],
@@ -203,6 +205,7 @@ def test_a_finished_run_is_not_overwritten(
     assert (finished / CHECKPOINT).read_bytes() == before
 
 
+@pytest.mark.slow
 def test_resuming_nothing_says_so(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
