@@ -170,7 +170,7 @@ class MetaLearner:
         """Train φ until `meta_steps` meta-steps are done, from where it stands.
 
         With `meta_batch` = 1 and `rule` = reptile this is algorithm 1 of the paper
-        (serial), with more tasks a meta-step algorithm 2 (batched). The same seed gives
+        (serial); more tasks per meta-step, equation 5 (batched). The same seed gives
         the same φ, bit for bit on one machine, also across a stop and `restore`.
 
         Args:

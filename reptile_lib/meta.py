@@ -4,8 +4,8 @@ Every rule looks at the tasks of one meta-step and names a target; the outer ste
 moves φ a fraction ε of the way, φ ← φ + ε(target − φ)::
 
     rule      target                                       source
-    reptile   mean of φ̃ᵢ = U_τᵢ^k(φ)                       Nichol et al. 2018, alg. 1, 2
-    fomaml    φ − mean of ∇L_query(φ̃ᵢ)                     Finn et al. 2017; Nichol § 3
+    reptile   mean of φ̃ᵢ = U_τᵢ^k(φ)                       Nichol 2018, alg. 1, eq. 5
+    fomaml    φ − mean of ∇L_query(φ̃ᵢ)                     Finn et al. 2017; Nichol § 2
     maml      φ − ∇ mean of L_query(φ̃ᵢ(φ)), through U      Finn et al. 2017
     joint     φ − ∇ mean of L_support(φ), no inner loop    joint training
 
@@ -273,8 +273,8 @@ def meta_steps(
 ) -> Iterator[tuple[MetaState, Target]]:
     """Do meta-steps without waiting for the device; yield where each one leads.
 
-    With `meta_batch` = 1 and the rule `reptile` this is algorithm 1 of Nichol et al.
-    2018 (serial), with more tasks a meta-step algorithm 2 (batched).
+    With `meta_batch` = 1 and the rule `reptile` this is algorithm 1 of Nichol
+    et al. 2018 (serial), with more tasks per meta-step its equation 5 (batched).
     """
     for step, tasks in zip(steps, run.drawn(steps, now), strict=True):
         state = now.inner_state if run.moments == "carry" else None

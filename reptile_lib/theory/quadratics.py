@@ -6,9 +6,8 @@ tasks is then linear in φ with random coefficients,
 
     φ ← φ − ε (1/n) Σᵢ B_τᵢ (φ − w_τᵢ),
 
-and its mean and its covariance obey linear equations, which are solved here. Reptile is
-that of Nichol et al. 2018, algorithms 1 and 2, with full-batch gradient descent inside;
-the equations follow from this line alone. Everything is computed in float64.
+and its mean and covariance obey linear equations, solved here in float64. Reptile is
+algorithm 1 or equation 5 of Nichol et al. 2018 with full-batch gradient descent inside.
 """
 
 import math

@@ -22,7 +22,6 @@ NOT_YET = {
     "chapters/02-concepts/transform-model",
     "chapters/02-concepts/model-switching",
     "chapters/02-concepts/weight-sharing",
-    "chapters/03-algorithm/framework",
     "chapters/03-algorithm/strategies",
     "chapters/03-algorithm/convergence",
     "chapters/04-variants/sgd",
