@@ -40,7 +40,7 @@ class SineSettings:
     """How the sine row is trained and scored.
 
     One task a meta-step; the network, the range of tasks and 32 steps on 10 points are
-    those of Nichol et al. 2018, section 4.1; the rest is ours.
+    those of Nichol et al. 2018, section 4; the rest is ours.
     """
 
     sizes: tuple[int, ...] = (1, 64, 64, 1)

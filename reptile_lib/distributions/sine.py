@@ -11,7 +11,7 @@ from reptile_lib.tasks import Batch, Episodes, check_positive, draw_tasks
 
 @dataclass(frozen=True)
 class Sine:
-    """Regression on sine waves y = a sin(x + b) (Nichol et al. 2018, section 4.1).
+    """Regression on sine waves y = a sin(x + b) (Nichol et al. 2018, section 4).
 
     Amplitude a ~ U[0.1, 5], phase b ~ U[0, 2π], support inputs x ~ U[−5, 5]. (In the
     problem of Finn et al. 2017, section 5.1, b lies in [0, π].) The query set is a grid
