@@ -17,6 +17,7 @@ from reptile_lib import (
     adam,
     adapt,
     cosine,
+    linear,
     momentum,
     sgd,
 )
@@ -67,19 +68,63 @@ def test_2_2_exercise_how_long_until_the_switch() -> None:
     assert steps.tolist() == [7, 8]
 
 
-@given(h=positive, lam=st.floats(0.0, 1.0), share=st.floats(0.05, 0.95))
-def test_2_3_what_a_round_leaves_of_an_error(
-    h: float, lam: float, share: float
+@given(h=positive, epsilon=st.floats(0.0, 1.0), share=st.floats(0.05, 0.95))
+def test_2_3_exercise_what_a_round_leaves_of_an_error(
+    h: float, epsilon: float, share: float
 ) -> None:
     k, alpha = 4, share / h
     theta = nn.Parameter(torch.ones(1, dtype=torch.float64))
-    optimizer = Interpolated(torch.optim.SGD([theta], lr=alpha), k, epsilon=lam)
+    optimizer = Interpolated(torch.optim.SGD([theta], lr=alpha), k, epsilon=epsilon)
     for _ in range(k):
         optimizer.zero_grad()
         (h / 2 * theta.square().sum()).backward()
         optimizer.step()
-    expected = 1 - lam * (1 - (1 - alpha * h) ** k)
+    expected = 1 - epsilon * (1 - (1 - alpha * h) ** k)
     assert theta.item() == pytest.approx(expected, abs=1e-12)
+
+
+@given(h=positive, epsilon=st.floats(0.05, 1.0), share=st.floats(0.05, 0.95))
+def test_2_3_exercise_the_scatter_of_the_slow_weights(
+    h: float, epsilon: float, share: float
+) -> None:
+    k, alpha = 3, share / h
+    V = alpha / (h * (2 - alpha * h))  # of SGD, with gradient noise of variance 1
+    r = (1 - alpha * h) ** k
+    settled = V * epsilon * (1 + r) / (2 - epsilon * (1 - r))
+    fast, both = settled, settled  # variance of the fast weight; covariance with φ
+    for _ in range(k):
+        fast = (1 - alpha * h) ** 2 * fast + alpha**2
+        both *= 1 - alpha * h
+    mixed = (1 - epsilon) ** 2 * settled + epsilon**2 * fast
+    mixed += 2 * epsilon * (1 - epsilon) * both
+    assert mixed == pytest.approx(settled)
+
+
+@pytest.mark.parametrize("epsilon", [0.02, 0.1, 0.5, 1.0])
+def test_2_3_the_spread_around_the_middle_of_two_tasks(epsilon: float) -> None:
+    q = 0.75 * epsilon
+    floor = quadratics(1.0, [0.0, 18.0]).noise_floor(0.5, 2, epsilon)
+    assert floor.item() == pytest.approx(81 * q / (2 - q))
+
+
+@pytest.mark.parametrize("T", [400, 1_000, 10_000])
+def test_2_3_how_much_a_falling_step_remembers(T: int) -> None:
+    left, weights = 1.0, []
+    for t in range(T - 1, -1, -1):
+        epsilon = linear(1.0, 0.0)(t / T)
+        assert isinstance(epsilon, float)
+        weights.append(epsilon * left)
+        left *= 1 - epsilon
+    assert sum(weights) == pytest.approx(1)
+    assert weights.index(max(weights)) == pytest.approx(T**0.5, abs=2)
+    assert 1 / sum(c**2 for c in weights) == pytest.approx(2.3 * T**0.5, rel=0.05)
+
+
+@given(epsilon=st.floats(0.01, 0.99))
+def test_2_3_how_much_a_constant_step_remembers(epsilon: float) -> None:
+    weights = [epsilon * (1 - epsilon) ** age for age in range(3_000)]
+    equal = 1 / sum(c**2 for c in weights)
+    assert equal == pytest.approx((2 - epsilon) / epsilon)
 
 
 def test_2_1_exercise_a_very_strong_ridge() -> None:
@@ -117,22 +162,6 @@ def test_3_2_exercise_how_far_momentum_coasts() -> None:
     for _ in range(500):
         phi, state = outer_step(phi, phi, 1.0, outer, state)
     assert (start - phi).item() == pytest.approx(90)
-
-
-@given(lam=st.floats(0.05, 1.0), h=positive, k=st.integers(1, 9))
-def test_2_3_mixing_short_loops_is_sgd_at_a_smaller_rate(
-    lam: float, h: float, k: int
-) -> None:
-    alpha = 1e-4 / (k * h)
-    r = (1 - alpha * h) ** k
-    share = lam * (1 + r) / (2 - lam * (1 - r))  # of the variance V
-    assert share == pytest.approx(lam, rel=1e-3)
-    assert lam * (1 - r) == pytest.approx(k * lam * alpha * h, rel=1e-3)
-    q = (1 - (1 - lam * (1 - r)) ** (1 / k)) / h
-    order = torch.zeros(1, k, 1, dtype=torch.int64)
-    start = torch.ones(1, dtype=torch.float64)
-    left = adapt(quadratic, start, bowls(h, [0.0]), order, sgd(q)).theta
-    assert left.item() == pytest.approx(1 - lam * (1 - r))
 
 
 @pytest.mark.parametrize("s", [10, 50])
