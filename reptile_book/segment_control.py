@@ -86,10 +86,11 @@ def way(
     before = [_answers(learner, theta, wave.query)[0] for theta in stops]
     after = [_answers_once_adapted(learner, theta, others)[0] for theta in stops]
     return Way(
-        wave.query.map(lambda t: t[0, :, 0]),
-        *(batch.map(lambda t: t[..., 0]) for batch in (others.support, others.query)),
-        torch.stack(before),
-        torch.stack(after),
+        pulling=wave.query.map(lambda t: t[0, :, 0]),
+        given=others.support.map(lambda t: t[..., 0]),
+        others=others.query.map(lambda t: t[..., 0]),
+        before=torch.stack(before),
+        after=torch.stack(after),
     )
 
 

@@ -59,14 +59,15 @@ def by_hand(network: nn.Module, waves: Episodes, number: int, rate: float) -> No
     optimizer = torch.optim.SGD(network.parameters(), lr=rate)
     for rows in waves.order[number]:
         optimizer.zero_grad()
-        x, y = waves.support.x[number, rows], waves.support.y[number, rows]
-        F.mse_loss(network(x), y).backward()
+        x, y = waves.support.map(lambda t: t[number])
+        F.mse_loss(network(x[rows]), y[rows]).backward()
         optimizer.step()
 
 
 def off(network: nn.Module, waves: Episodes, number: int) -> Tensor:
     with torch.no_grad():
-        return F.mse_loss(network(waves.query.x[number]), waves.query.y[number])
+        x, y = waves.query.map(lambda t: t[number])
+        return F.mse_loss(network(x), y)
 
 
 def test_the_far_end_is_what_plain_torch_reaches(
