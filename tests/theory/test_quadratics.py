@@ -321,6 +321,20 @@ def test_with_a_cautious_inner_rate_every_epsilon_below_two_settles(
     assert tasks.mean_square_rate(alpha, k, epsilon) < 1
 
 
+@given(
+    tasks=bowls,
+    share=st.floats(0.01, 1),
+    k=st.integers(2, 6),
+    epsilon=st.floats(0.01, 1),
+)
+def test_with_a_cautious_inner_rate_inner_steps_save_meta_steps_and_no_gradients(
+    tasks: Quadratics, share: float, k: int, epsilon: float
+) -> None:
+    alpha = share / torch.linalg.eigvalsh(tasks.H).max().item()
+    one, fewer, rate = (tasks.mean_rate(alpha, i, epsilon) for i in (1, k - 1, k))
+    assert one**k - 1e-12 <= rate <= fewer + 1e-12
+
+
 @pytest.mark.parametrize("k", range(1, 7))
 def test_past_two_over_h_even_numbers_of_steps_never_converge(k: int) -> None:
     tasks = on_the_line([4], [1])
