@@ -169,7 +169,7 @@ class Training:
         def sample(steps: range, some: range) -> Episodes:
             who = draws(self.seed, TRAIN, steps, some, now.phi.device)
             found = self.tasks.sample(who).for_model(now.phi)
-            if len(found.order):
+            if found.order.numel():
                 return found
             return minibatches(found, who, self.inner_steps, self.inner_batch)
 

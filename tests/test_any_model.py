@@ -309,6 +309,30 @@ def test_a_distribution_of_ones_own_needs_two_methods() -> None:
     assert curve[:, -1].mean() < 0.7 * curve[:, 0].mean()
 
 
+class Same:
+    """A task that was drawn to look at, handed out again and again."""
+
+    def __init__(self) -> None:
+        self.drawn = Sine(points=10).draw()  # its order names no minibatches
+
+    def to(self, device: torch.device) -> "Same":
+        return self
+
+    def sample(self, draws: Draws) -> Episodes:
+        return self.drawn
+
+
+def test_a_drawn_task_can_be_trained_on() -> None:
+    learner = dense(model=mlp(1, 8, 1), criterion=F.mse_loss)
+    learner.fit(Same(), meta_steps=1, epsilon=constant(1.0))
+    x, y = Same().drawn.support
+    model = mlp(1, 8, 1)
+    F.mse_loss(model(x[0]), y[0]).backward()
+    steps = [p - 0.1 * p.grad for p in model.parameters() if p.grad is not None]
+    expected = torch.cat([p.detach().flatten() for p in steps])
+    torch.testing.assert_close(learner.phi, expected)
+
+
 # --- what is refused, in one line that says what to give
 
 
