@@ -313,11 +313,22 @@ PHIS = sorted(RESULTS.glob("*/seed-*.safetensors"))
 NAMES = [f"{path.parent.name}-{path.stem}" for path in PHIS]
 
 
-def test_every_record_has_its_phi() -> None:
+def test_every_row_that_trains_keeps_its_phi() -> None:
+    """Untrained weights follow from the seed, and studies keep numbers alone."""
     assert len(PHIS) >= 22
-    assert [p.with_suffix(".json") for p in PHIS] == sorted(
-        RESULTS.glob("*/seed-*.json")
-    )
+    found = sorted(RESULTS.glob("*/seed-*.json"))
+    without = {p.parent.name for p in found} - {p.parent.name for p in PHIS}
+    assert without <= {f"{row}-untrained" for row in rows.ROWS} | {"sine-methods"}
+    trained = [p for p in found if p.parent.name not in without]
+    assert [p.with_suffix(".json") for p in PHIS] == trained
+
+
+@pytest.mark.parametrize("path", sorted(RESULTS.glob("*-untrained/*.json")), ids=str)
+def test_an_untrained_records_command_is_one(path: Path) -> None:
+    record = records.read_one(path)
+    options = parser().parse_args(record["command"].split()[3:])
+    assert f"{options.row}-untrained" == record["row"] == path.parent.name
+    assert options.seeds == str(record["seed"])
 
 
 @pytest.mark.parametrize("path", PHIS, ids=NAMES)
