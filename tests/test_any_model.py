@@ -209,6 +209,7 @@ def test_every_rule_trains_other_models_too(name: str, method: Any) -> None:
     torch.testing.assert_close(*phis, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_learning_helps_where_there_is_something_to_learn() -> None:
     learner = learner_of("two inputs", inner=adam(0.03), inner_steps=8)
     learner.fit(tasks_of("two inputs"), meta_steps=30, epsilon=constant(0.5))

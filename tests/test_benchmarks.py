@@ -52,6 +52,7 @@ def assert_same_phi(contender: Any, cell: Cell) -> None:
     torch.testing.assert_close(found, expected, rtol=0, atol=atol)
 
 
+@pytest.mark.slow
 @each_cell
 @pytest.mark.usefixtures("float64")
 def test_the_textbook_loop_finds_the_librarys_phi(cell: Cell) -> None:

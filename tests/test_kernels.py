@@ -456,6 +456,7 @@ def test_a_state_of_its_own_for_each_task(
     same_ends(halves._replace(losses=losses, steps=whole.steps), whole, it)
 
 
+@pytest.mark.slow
 @each_case
 def test_carried_state_is_one_optimizer_over_all_tasks(
     kernel: Kernel, it: Problem
@@ -475,6 +476,7 @@ def test_carried_state_is_one_optimizer_over_all_tasks(
         nn.utils.vector_to_parameters(phi.clone(), model.parameters())
 
 
+@pytest.mark.slow
 @each_case
 @pytest.mark.parametrize("name", own_kinds)
 def test_no_steps_change_nothing(kernel: Kernel, it: Problem, name: str) -> None:
@@ -517,6 +519,7 @@ def test_a_stopped_task_is_a_loop_that_broke(
     assert len(set(found.steps.tolist())) > 1  # or the mask has not been seen
 
 
+@pytest.mark.slow
 @each_case
 @pytest.mark.parametrize("steps", [0, 2, 9])
 def test_switch_every_takes_the_first_steps(
@@ -530,6 +533,7 @@ def test_switch_every_takes_the_first_steps(
     same_ends(found._replace(losses=found.losses[:, :steps]), short, it)
 
 
+@pytest.mark.slow
 @each_case
 def test_one_task_is_its_row_of_many(kernel: Kernel, it: Problem) -> None:
     inner, order, theta = adam(0.01, (0.9, 0.99)), minibatches(), it.several
@@ -591,6 +595,7 @@ def test_maml_is_the_gradient_of_the_unrolled_loop(kernel: Kernel, it: Problem) 
     same(kernel.unpack(g), torch.autograd.grad(expected.mean(), phi)[0])
 
 
+@pytest.mark.slow
 @each_case
 def test_runs_side_by_side_are_each_run_alone(kernel: Kernel, it: Problem) -> None:
     phi = it.several[:2]  # [runs, P]

@@ -261,6 +261,7 @@ class Stop:
         return reptile(*arguments)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("at_once", [3, 15, 256])  # 1, 5 or all meta-steps
 @pytest.mark.parametrize("n", [1, 4, 5, 12])
 def test_ctrl_c_saves_what_was_done(n: int, at_once: int, tmp_path: Path) -> None:
@@ -398,6 +399,7 @@ def peak_bytes(method: Make, k: int, engine: Engine) -> int:
     return peak
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", ["serial", "threads", "stacked"])
 @pytest.mark.parametrize("method", [Reptile, FOMAML], ids=["Reptile", "FOMAML"])
 def test_memory_does_not_grow_with_the_inner_steps(
@@ -427,6 +429,7 @@ def test_memory_is_bounded_for_a_meta_batch_of_any_size(engine: Engine) -> None:
     assert peak(16) > 2 * peak(16 // 8)  # the measure sees the tasks
 
 
+@pytest.mark.slow
 @each_method
 @pytest.mark.usefixtures("float64")
 def test_a_meta_batch_in_parts_is_the_whole(method: Make) -> None:

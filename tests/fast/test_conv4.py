@@ -62,6 +62,7 @@ def weights(
     return torch.stack([ravel(m) for m in models]), models, layout(models[0])
 
 
+@pytest.mark.slow
 @settings(max_examples=12)
 @given(
     n=st.integers(1, 5),

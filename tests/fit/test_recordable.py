@@ -118,6 +118,7 @@ def on_meta(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "autocast", lambda *_: nullcontext())
 
 
+@pytest.mark.slow
 @each_rule
 @pytest.mark.usefixtures("on_meta")
 def test_a_meta_step_asks_the_host_for_nothing(rule: Rule) -> None:

@@ -11,6 +11,8 @@ from reptile_book.sine_methods import ROW, OwnTask, Settings, Training, run, sea
 from reptile_lib import UserError
 from reptile_lib.rng import TEST, TRAIN, VALIDATE, Draws
 
+pytestmark = pytest.mark.slow
+
 TINY = Settings(
     bill=60,
     inner_steps=2,
