@@ -9,6 +9,8 @@ from matplotlib.patches import Rectangle
 from reptile_book import flow, plots
 from reptile_lib import meta
 
+pytestmark = pytest.mark.slow
+
 
 def test_every_arrow_ends_at_a_box() -> None:
     with plt.rc_context(plots.STYLE):

@@ -7,6 +7,8 @@ from torch import Tensor
 
 from reptile_book.loop_control import (
     CURVATURES,
+
+pytestmark = pytest.mark.slow
     LAST_MOVE,
     SOLUTIONS,
     START,

@@ -10,6 +10,8 @@ from torch import Tensor
 from reptile_book.rest_control import LAST_K, loss_after, rest_control, starts, walk
 from reptile_lib import Quadratics
 
+pytestmark = pytest.mark.slow
+
 BOWLS = Quadratics(
     H=torch.tensor(
         [[[1.8, 0.4], [0.4, 0.5]], [[0.3, 0.0], [0.0, 1.0]], [[0.5, -0.2], [-0.2, 0.4]]]

@@ -23,6 +23,8 @@ from reptile_lib import Reptile, Sine, draw, mlp, sgd
 from reptile_lib.learner import MetaLearner
 from reptile_lib.tasks import Episodes
 
+pytestmark = pytest.mark.slow
+
 TRAINED_AT, STEPS = 0.05, 3
 
 

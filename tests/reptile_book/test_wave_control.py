@@ -13,6 +13,8 @@ from reptile_lib import Reptile, Sine, adaptation_curve, draw, mlp, sgd
 from reptile_lib.learner import MetaLearner
 from reptile_lib.tasks import Episodes
 
+pytestmark = pytest.mark.slow
+
 RATE = 0.02
 
 
