@@ -7,8 +7,6 @@ from torch import Tensor
 
 from reptile_book.loop_control import (
     CURVATURES,
-
-pytestmark = pytest.mark.slow
     LAST_MOVE,
     SOLUTIONS,
     START,
@@ -16,6 +14,8 @@ pytestmark = pytest.mark.slow
     meta_steps,
     stepper,
 )
+
+pytestmark = pytest.mark.slow
 
 
 def expected(count: int, epsilon: float, alpha: float, k: int) -> Tensor:
