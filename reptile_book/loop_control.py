@@ -4,14 +4,11 @@ Four tasks are bowls, L(θ) = ½ (θ − w)ᵀ H (θ − w) with a diagonal H, a
 turn. A move is half a meta-step: an inner loop, or the outer step that follows it.
 """
 
-from io import BytesIO
 from typing import Any, NamedTuple
 
-import matplotlib.pyplot as plt
 import torch
 from ipywidgets import HTML, Button, FloatSlider, HBox, Image, IntSlider, Layout, VBox
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from torch import Tensor
 
 from reptile_book import plots
@@ -96,11 +93,8 @@ def draw(axis: Axes, moves: int, epsilon: float, alpha: float, k: int) -> Tensor
 
 def picture(moves: int, epsilon: float, alpha: float, k: int) -> tuple[bytes, Tensor]:
     """Return the drawing as PNG, and φ [2]."""
-    with plt.rc_context(plots.STYLE):
-        figure = Figure(figsize=(plots.WIDEST, 4.4))
+    with plots.as_png(4.4) as (figure, png):
         phi = draw(figure.add_subplot(), moves, epsilon, alpha, k)
-        png = BytesIO()
-        figure.savefig(png, format="png", facecolor="white")
     return png.getvalue(), phi
 
 

@@ -6,6 +6,9 @@ that: it is the one of Okabe & Ito (2008), made for colour-blind readers, withou
 yellow, which is too pale for thin lines.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from io import BytesIO
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -99,6 +102,19 @@ def refuse_what_phones_cannot_show(figure: Figure) -> None:
                 )
 
     figure.canvas.mpl_connect("draw_event", check)
+
+
+@contextmanager
+def as_png(height: float = 3.2) -> Iterator[tuple[Figure, BytesIO]]:
+    """Give a figure of full width to draw on, and a file that then holds it as PNG.
+
+    For controls, which show a picture and leave pyplot alone.
+    """
+    png = BytesIO()
+    with plt.rc_context(STYLE):
+        figure = Figure(figsize=(WIDEST, height))
+        yield figure, png
+        figure.savefig(png, format="png", facecolor="white")
 
 
 def show_task(images: Tensor, ways: int, title: str = "") -> Figure:

@@ -1,13 +1,10 @@
 """Where φ comes to rest on the bowls of page 3.3: a picture, and its control."""
 
-from io import BytesIO
 from typing import Any, NamedTuple
 
-import matplotlib.pyplot as plt
 import torch
 from ipywidgets import HTML, FloatSlider, Image, IntSlider, VBox
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from torch import Tensor
 
 from reptile_book import plots
@@ -86,11 +83,8 @@ def draw(axis: Axes, bowls: Quadratics, alpha: float, chosen: list[int]) -> None
 
 def picture(bowls: Quadratics, alpha: float, k: int) -> bytes:
     """Return the drawing for one k as PNG."""
-    with plt.rc_context(plots.STYLE):
-        figure = Figure(figsize=SIZE)
+    with plots.as_png(SIZE[1]) as (figure, png):
         draw(figure.add_subplot(), bowls, alpha, [k])
-        png = BytesIO()
-        figure.savefig(png, format="png", facecolor="white")
     return png.getvalue()
 
 

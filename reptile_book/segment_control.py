@@ -5,14 +5,11 @@ points, are adapted to from a place on the straight line through both.
 """
 
 from collections.abc import Mapping, Sequence
-from io import BytesIO
 from typing import NamedTuple
 
-import matplotlib.pyplot as plt
 import torch
 from ipywidgets import HTML, Image, IntSlider, SelectionSlider, ToggleButtons, VBox
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from torch import Tensor
 
 from reptile_book import plots
@@ -140,11 +137,8 @@ def draw(axes: Sequence[Axes], found: Way, place: int, other: int) -> None:
 
 def picture(found: Way, place: int, other: int) -> bytes:
     """Return the drawing as PNG."""
-    with plt.rc_context(plots.STYLE):
-        figure = Figure(figsize=(plots.WIDEST, 4.6))
+    with plots.as_png(4.6) as (figure, png):
         draw(list(figure.subplots(2, 2).flat), found, place, other)
-        png = BytesIO()
-        figure.savefig(png, format="png", facecolor="white")
     return png.getvalue()
 
 

@@ -1,14 +1,11 @@
 """The wave of page 1.2: fitted step by step, its picture, and its control."""
 
 from collections.abc import Mapping, Sequence
-from io import BytesIO
 from typing import NamedTuple
 
-import matplotlib.pyplot as plt
 import torch
 from ipywidgets import HTML, Image, IntSlider, ToggleButtons, VBox
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from torch import Tensor
 
 from reptile_book import plots
@@ -67,13 +64,10 @@ def draw(axis: Axes, task: Episodes, found: Fit, steps: Sequence[int]) -> None:
 
 def picture(task: Episodes, found: Fit, steps: int) -> bytes:
     """Return the drawing of one fit as PNG."""
-    with plt.rc_context(plots.STYLE):
-        figure = Figure()
+    with plots.as_png() as (figure, png):
         axis = figure.add_subplot()
         draw(axis, task, found, [steps])
         axis.set_ylabel("y")
-        png = BytesIO()
-        figure.savefig(png, format="png", facecolor="white")
     return png.getvalue()
 
 
