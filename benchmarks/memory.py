@@ -1,16 +1,13 @@
 """Peak bytes of one meta-step against the number of inner steps k."""
 
-import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from benchmarks.problems import BATCH, Cell, episodes, problem
+from reptile_book.costs import PeakBytes
 from reptile_lib import FOMAML, MAML, InnerLoop, MetaLearner, Reptile
 
 METHODS: dict[str, Callable[..., MetaLearner]] = {
@@ -19,37 +16,6 @@ METHODS: dict[str, Callable[..., MetaLearner]] = {
     "MAML": MAML,
 }
 INNER_STEPS = (1, 2, 5, 10, 20)
-
-
-class LiveTensors(TorchDispatchMode):
-    """Follow the bytes in tensors that are alive, from operation to operation."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.alive: dict[int, int] = {}
-        self.now = self.peak = 0
-
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
-    ) -> Any:
-        """Run an operation and note the memory it claimed."""
-        out = func(*args, **(kwargs or {}))
-        for leaf in tree_leaves(out):
-            if isinstance(leaf, Tensor):
-                self._note(leaf.untyped_storage())
-        self.peak = max(self.peak, self.now)
-        return out
-
-    def _note(self, storage: torch.UntypedStorage) -> None:
-        # A storage can grow after it was made, where it is an operation's `out`.
-        key, size = storage._cdata, storage.nbytes()
-        if key not in self.alive:
-            weakref.finalize(storage, self._forget, key).atexit = False
-        self.now += size - self.alive.get(key, 0)
-        self.alive[key] = size
-
-    def _forget(self, key: int) -> None:
-        self.now -= self.alive.pop(key)
 
 
 class Peak:
@@ -62,8 +28,7 @@ class Peak:
 def measured(device: torch.device) -> Iterator[Peak]:
     """Measure the peak of the bytes that are claimed inside the with statement.
 
-    On a CPU these are the bytes in all tensors that are touched, without the buffers
-    of the libraries below; on a GPU, what is claimed on top of what was held before.
+    On top of what was held before; on a CPU without the buffers of the libraries below.
     """
     peak = Peak()
     if device.type == "cuda":
@@ -73,9 +38,9 @@ def measured(device: torch.device) -> Iterator[Peak]:
         yield peak
         peak.bytes = torch.cuda.max_memory_allocated(device) - before
         return
-    with LiveTensors() as live:
+    with PeakBytes() as memory:
         yield peak
-    peak.bytes = live.peak
+    peak.bytes = memory.peak
 
 
 def peak_bytes(method: str, cell: Cell, device: torch.device) -> int:

@@ -44,22 +44,25 @@ class PeakBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """Let the operation happen, and note what it made."""
         for given in tree_leaves((args, kwargs)):
             if isinstance(given, Tensor) and given.untyped_storage() not in self._known:
-                self._known[given.untyped_storage()] = 0  # made outside: not counted
+                self._known[given.untyped_storage()] = None  # made outside
         results = func(*args, **(kwargs or {}))
         for made in tree_leaves(results):
-            if isinstance(made, Tensor) and made.untyped_storage() not in self._known:
-                self._add(made.untyped_storage())
+            if isinstance(made, Tensor):
+                self._note(made.untyped_storage())
         return results
 
-    def _add(self, storage: torch.UntypedStorage) -> None:
-        size = storage.nbytes()
-        self._known[storage] = size
-        self.now += size
-        self.peak = max(self.peak, self.now)
-        weakref.finalize(storage, self._free, size)
+    def _note(self, storage: torch.UntypedStorage) -> None:
+        if storage not in self._known:
+            self._known[storage] = held = [0]
+            weakref.finalize(storage, self._free, held).atexit = False
+        if (held := self._known[storage]) is not None:
+            # a storage can grow after it was made, where it is an operation's `out`
+            self.now += storage.nbytes() - held[0]
+            held[0] = storage.nbytes()
+            self.peak = max(self.peak, self.now)
 
-    def _free(self, size: int) -> None:
-        self.now -= size
+    def _free(self, held: list[int]) -> None:
+        self.now -= held[0]
 
 
 def operations(act: Callable[[], object]) -> int:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from benchmarks.memory import LiveTensors
+from reptile_book.costs import PeakBytes
 from reptile_lib import (
     FOMAML,
     MAML,
@@ -393,7 +393,7 @@ def peak_bytes(method: Make, k: int, engine: Engine) -> int:
     learner = method(model, adam(0.01), k, 4, criterion=F.mse_loss, engine=engine)
     episodes = draw(SINE, 2, inner_steps=k, inner_batch=4)
     U = InnerLoop(learner.kernel, learner.inner)
-    with LiveTensors() as measured:
+    with PeakBytes() as measured:
         learner.rule(U, learner.phi, episodes, None)
     peak: int = measured.peak
     return peak
@@ -420,7 +420,7 @@ def test_memory_of_maml_grows_with_the_inner_steps() -> None:
 def test_memory_is_bounded_for_a_meta_batch_of_any_size(engine: Engine) -> None:
     def peak(meta_batch: int) -> int:
         learner = sine_learner(engine=engine, at_once=16)
-        with LiveTensors() as measured:
+        with PeakBytes() as measured:
             fit(learner, meta_steps=1, meta_batch=meta_batch)
         peak: int = measured.peak
         return peak
