@@ -28,7 +28,8 @@ class Peak:
 def measured(device: torch.device) -> Iterator[Peak]:
     """Measure the peak of the bytes that are claimed inside the with statement.
 
-    On top of what was held before; on a CPU without the buffers of the libraries below.
+    On a CPU these are the bytes in all tensors that are touched, without the buffers
+    of the libraries below; on a GPU, what is claimed on top of what was held before.
     """
     peak = Peak()
     if device.type == "cuda":
@@ -38,7 +39,7 @@ def measured(device: torch.device) -> Iterator[Peak]:
         yield peak
         peak.bytes = torch.cuda.max_memory_allocated(device) - before
         return
-    with PeakBytes() as memory:
+    with PeakBytes(touched=True) as memory:
         yield peak
     peak.bytes = memory.peak
 

@@ -25,6 +25,9 @@ from reptile_lib.tasks import Tasks, draw_tasks
 class PeakBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Follows the memory of all tensors made inside: `peak` is the most at a time.
 
+    Args:
+        touched: whether to count tensors made before as well, from their first use on.
+
     >>> with PeakBytes() as memory:
     ...     for _ in range(3):
     ...         x = torch.zeros(10)
@@ -32,8 +35,9 @@ class PeakBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
     (40, 80)
     """
 
-    def __init__(self) -> None:
+    def __init__(self, touched: bool = False) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
+        self.touched = touched
         self.now: int = 0
         self.peak: int = 0
         self._known = WeakIdKeyDictionary()
@@ -44,7 +48,10 @@ class PeakBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """Let the operation happen, and note what it made."""
         for given in tree_leaves((args, kwargs)):
             if isinstance(given, Tensor) and given.untyped_storage() not in self._known:
-                self._known[given.untyped_storage()] = None  # made outside
+                if self.touched:
+                    self._note(given.untyped_storage())
+                else:
+                    self._known[given.untyped_storage()] = None
         results = func(*args, **(kwargs or {}))
         for made in tree_leaves(results):
             if isinstance(made, Tensor):

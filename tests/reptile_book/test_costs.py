@@ -44,6 +44,16 @@ def test_views_and_what_was_there_before_cost_nothing() -> None:
     assert len(views) == 3
 
 
+def test_what_was_there_before_counts_where_it_is_touched() -> None:
+    before, unused = torch.zeros(100), torch.zeros(7)
+    with costs.PeakBytes(touched=True) as memory:
+        after = before[:50] + 1
+        assert memory.now == 400 + 200
+        del after
+    assert (memory.now, memory.peak) == (400, 600)
+    assert unused.numel() == 7
+
+
 def test_what_autograd_keeps_is_counted_until_it_is_let_go() -> None:
     x = torch.zeros(100, requires_grad=True)
     with costs.PeakBytes() as memory:
