@@ -14,38 +14,35 @@ from scratch: `own-task-<n>.json`. Nothing is overwritten: what is recorded is k
 it is of the same settings.
 """
 
-import argparse
 import math
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
-from itertools import pairwise, product
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
-from reptile_book import records
+from reptile_book import records, studies
 from reptile_book.records import Record
+from reptile_book.sine_starts import How, kernel_of, means, network, tuned
+from reptile_book.studies import grown
 from reptile_lib.device import find_device, peak_memory_mb
 from reptile_lib.distributions.sine import Sine
 from reptile_lib.errors import UserError
 from reptile_lib.fit.side_by_side import fit_side_by_side
-from reptile_lib.inner import InnerOptimizer, State
-from reptile_lib.inner_loop import InnerLoop
-from reptile_lib.kernel import Kernel
+from reptile_lib.inner import InnerOptimizer
 from reptile_lib.learner import MetaLearner
-from reptile_lib.meta import Rule, Target, fomaml, joint, maml, reptile
-from reptile_lib.models.mlp import mlp
+from reptile_lib.meta import Rule, fomaml, joint, maml, reptile
 from reptile_lib.optimizers.formulas import adam, sgd
 from reptile_lib.params import ravel
 from reptile_lib.rng import TEST, VALIDATE
-from reptile_lib.runs.cli import plain_output
 from reptile_lib.schedules import linear
-from reptile_lib.tasks import Episodes, draw_tasks
+from reptile_lib.tasks import draw_tasks
 
 ROW = "sine-methods"
 TRIPLE = "MAML, three bills"
@@ -156,24 +153,6 @@ class Training:
     outer_rate: float
 
 
-@dataclass(eq=False)
-class Watched:
-    """A rule that lets a run stand still where a number overflows, and counts it."""
-
-    rule: Rule
-    overflows: Tensor | None = field(default=None)
-
-    def __call__(
-        self, U: InnerLoop, phi: Tensor, tasks: Episodes, state: State | None
-    ) -> Target:
-        """Ask the rule; φ [runs, P]."""
-        found = self.rule(U, phi, tasks, state)
-        good = found.phi.isfinite().all(-1)
-        self.overflows = ~good + (0 if self.overflows is None else self.overflows)
-        target = torch.where(good[:, None], found.phi, phi)
-        return Target(target, None, found.loss.nan_to_num(0.0, 0.0, 0.0), found.steps)
-
-
 def train(
     method: Method,
     trainings: Sequence[Training],
@@ -185,12 +164,12 @@ def train(
 
     The trainings agree in all but their rates.
     """
-    first, rule = trainings[0], Watched(method.rule)
+    first, rule = trainings[0], studies.Watched(method.rule)
     outer = adam(1.0, USUAL) if first.outer == "adam" else None  # its rate is ε
     points = settings.train_points if method.loops else settings.inner_batch
     learners = [
         MetaLearner(
-            network(settings, seed),
+            network(settings.sizes, seed),
             inner=sgd(one.inner_rate),
             inner_steps=settings.inner_steps,
             inner_batch=settings.inner_batch,
@@ -216,41 +195,13 @@ def train(
     return [None if b else one.phi for b, one in zip(bad, learners, strict=True)]
 
 
-def network(settings: Settings, seed: int) -> nn.Module:
-    """Return the untrained network of a seed."""
-    return mlp(*settings.sizes, activation=nn.Tanh, seed=seed)
-
-
-def kernel_of(settings: Settings) -> Kernel:
-    """Return how the gradients of adaptation are computed."""
-    return MetaLearner(
-        network(settings, 0), sgd(1.0), 1, criterion=F.mse_loss, device="cpu"
-    ).kernel
-
-
-def losses(
-    kernel: Kernel,
-    phi: Tensor,
-    inner: InnerOptimizer,
-    tasks: Episodes,
-    after: Sequence[int],
-) -> Tensor:
-    """Return query losses [tasks, after] of φ [P] after so many steps of `order`."""
-    U = InnerLoop(kernel, inner)
-    theta = kernel.pack(phi).expand(len(tasks.order), -1)
-    state: State | None = None
-    found = []
-    for start, stop in pairwise([0, *after]):
-        if stop > start:
-            adapted = U(theta, tasks.support, tasks.order[:, start:stop], state)
-            theta, state = adapted.theta, adapted.state
-        found.append(kernel.losses(theta, tasks.query))
-    return torch.stack(found, 1).nan_to_num(math.inf, math.inf)
-
-
-def optimizer(name: str, rate: float) -> InnerOptimizer:
-    """Return an optimiser of adaptation."""
-    return sgd(rate) if name == "SGD" else adam(rate, USUAL)
+def offered(
+    sgd_rates: Iterable[float], adam_rates: Iterable[float]
+) -> dict[How, InnerOptimizer]:
+    """Return ways to adapt."""
+    return {("SGD", rate): sgd(rate) for rate in sgd_rates} | {
+        ("Adam", rate): adam(rate, USUAL) for rate in adam_rates
+    }
 
 
 # ---- the choice ----------------------------------------------------------------------
@@ -259,7 +210,7 @@ def optimizer(name: str, rate: float) -> InnerOptimizer:
 def choose(settings: Settings, say: Callable[[str], None] = print) -> Record:
     """Choose how each method is trained, by its loss on validation tasks alone."""
     began = time.perf_counter()
-    kernel = kernel_of(settings)
+    kernel = kernel_of(settings.sizes)
     tasks = draw_tasks(
         Sine(settings.points),
         settings.validation_tasks,
@@ -269,16 +220,16 @@ def choose(settings: Settings, say: Callable[[str], None] = print) -> Record:
     )
     values: dict[Training, float] = {}
     chosen: dict[str, Record] = {}
-    rates = [rate for rate in settings.sgd_tried if 0.004 < rate < 0.1]
+    tried = offered(
+        [rate for rate in settings.sgd_tried if 0.004 < rate < 0.1],
+        [rate for rate in settings.adam_tried if rate > 0.001],
+    )
 
     def score(phi: Tensor | None) -> float:
         if phi is None:
             return math.inf
-        found = [
-            losses(kernel, phi, sgd(rate), tasks, [settings.chosen_at]).mean().item()
-            for rate in rates
-        ]
-        return min(found)
+        found = means(kernel, phi, tried, tasks, [settings.chosen_at])
+        return found.min().item()
 
     def measure(some: list[Training]) -> list[float]:
         method = next(m for m in methods(settings) if m.name == some[0].method)
@@ -359,12 +310,7 @@ def searched(
         grew = False
         if rounds < widen and math.isfinite(found[best]):
             for axis, rate in ((inners, best.inner_rate), (outers, best.outer_rate)):
-                if len(axis) > 1 and rate == axis[0]:
-                    axis.insert(0, axis[0] / 2)
-                    grew = True
-                elif len(axis) > 1 and rate == axis[-1]:
-                    axis.append(axis[-1] * 2)
-                    grew = True
+                grew |= len(axis) > 1 and grown(axis, rate)
         if not grew:
             return found
         rounds += 1
@@ -449,57 +395,48 @@ def compared(
     Untrained weights are scored as they are, and with `extra` steps before the first
     that counts: from scratch, with SGD and with Adam.
     """
-    kernel = kernel_of(settings)
-    untrained = ravel(network(settings, seed))
-    offered = {"SGD": settings.sgd_tried, "Adam": settings.adam_tried}
-    rows: dict[str, tuple[Tensor | None, int, Sequence[str]]] = {
-        **{name: (phi, 0, list(offered)) for name, phi in starts.items()},
-        "untrained": (untrained, 0, list(offered)),
-        "from scratch, SGD": (untrained, extra, ["SGD"]),
-        "from scratch, Adam": (untrained, extra, ["Adam"]),
+    kernel = kernel_of(settings.sizes)
+    untrained = ravel(network(settings.sizes, seed))
+    with_sgd, with_adam = (
+        offered(settings.sgd_tried, ()),
+        offered((), settings.adam_tried),
+    )
+    both = with_sgd | with_adam
+    rows: dict[str, tuple[Tensor | None, int, Mapping[How, InnerOptimizer]]] = {
+        **{name: (phi, 0, both) for name, phi in starts.items()},
+        "untrained": (untrained, 0, both),
+        "from scratch, SGD": (untrained, extra, with_sgd),
+        "from scratch, Adam": (untrained, extra, with_adam),
     }
     validation, test = (
         draw_tasks(
             Sine(settings.points),
             count,
-            seed,
+            0,
             stream=stream,
             inner_steps=extra + max(settings.shown),
         )
-        for count, seed, stream in (
-            (settings.validation_tasks, 0, VALIDATE),
-            (settings.test_tasks, 0, TEST),
+        for count, stream in (
+            (settings.validation_tasks, VALIDATE),
+            (settings.test_tasks, TEST),
         )
     )
     values: dict[str, list[Tensor]] = {
         "answer zero": [test.query.y.square().mean((1, 2))] * len(settings.shown)
     }
     how: dict[str, list[Record]] = {}
-    for name, (phi, more, kinds) in rows.items():
+    for name, (phi, more, tried) in rows.items():
         if phi is None:
             continue
         after = [more + steps for steps in settings.shown]
-        tried = [(kind, rate) for kind in kinds for rate in offered[kind]]
-        scores = torch.stack(
-            [
-                losses(kernel, phi, optimizer(*one), validation, after).mean(0)
-                for one in tried
-            ]
-        )
-        best = [tried[i] for i in scores.argmin(0).tolist()]
-        tables = {
-            one: losses(kernel, phi, optimizer(*one), test, after) for one in set(best)
-        }
-        values[name] = [tables[one][:, j] for j, one in enumerate(best)]
-        how[name] = [
-            {
-                "optimizer": kind,
-                "rate": rate,
-                "inside": offered[kind][0] < rate < offered[kind][-1],
-                "steps": steps,
-            }
-            for (kind, rate), steps in zip(best, after, strict=True)
-        ]
+        best, found = tuned(kernel, phi, tried, (validation, test), after)
+        values[name] = list(found.unbind(1))
+        how[name] = []
+        for (kind, rate), steps in zip(best, after, strict=True):
+            rates = [r for k, r in tried if k == kind]
+            inside = rates[0] < rate < rates[-1]
+            chosen = {"optimizer": kind, "rate": rate, "inside": inside}
+            how[name].append(chosen | {"steps": steps})
     return {
         name: {
             f"{steps}-steps": _scored(value, reference)
@@ -540,7 +477,7 @@ def own_tasks(
     phis = _trained(reptile_first, seeds, choice, settings)
     for seed, phi in zip(seeds, phis, strict=True):
         began = time.perf_counter()
-        starts = {"from phi": phi, "from scratch": ravel(network(settings, seed))}
+        starts = {"from phi": phi, "from scratch": ravel(network(settings.sizes, seed))}
         yield {
             "row": ROW,
             "seed": seed,
@@ -562,7 +499,7 @@ def own_tasks(
 
 def _learnt(start: Tensor, points: int, settings: Settings, own: OwnTask) -> Record:
     """Return the test losses after some steps on so many points, and how."""
-    kernel = kernel_of(settings)
+    kernel = kernel_of(settings.sizes)
     validation, test = (
         draw_tasks(
             Sine(points),
@@ -577,21 +514,10 @@ def _learnt(start: Tensor, points: int, settings: Settings, own: OwnTask) -> Rec
             (own.test_tasks, TEST),
         )
     )
-    offered = {"SGD": own.sgd_tried, "Adam": own.adam_tried}
-    tried = [(kind, rate) for kind, rates in offered.items() for rate in rates]
-    scores = torch.stack(
-        [
-            losses(kernel, start, optimizer(*one), validation, own.shown).mean(0)
-            for one in tried
-        ]
-    )
-    best = [tried[i] for i in scores.argmin(0).tolist()]
-    tested = {
-        one: losses(kernel, start, optimizer(*one), test, own.shown).mean(0)
-        for one in set(best)
-    }
+    tried = offered(own.sgd_tried, own.adam_tried)
+    best, found = tuned(kernel, start, tried, (validation, test), own.shown)
     return {
-        "loss": [tested[one][j].item() for j, one in enumerate(best)],
+        "loss": found.mean(0).tolist(),
         "optimizer": [kind for kind, _ in best],
         "rate": [rate for _, rate in best],
     }
@@ -623,7 +549,9 @@ def run(
     more = {} if own is None else {"own_task": _as_json(own)}
     config = settings.as_dict() | more
     paths = {seed: into / f"{name}-{seed}.json" for seed in seeds}
-    left = [seed for seed, path in paths.items() if not _recorded(path, config)]
+    left = [
+        seed for seed, path in paths.items() if not studies.is_recorded(path, config)
+    ]
     if not left:
         raise UserError(
             f"{', '.join(map(str, paths.values()))} recorded already; delete what is"
@@ -631,12 +559,9 @@ def run(
         )
     if done := [f"{name}-{seed}" for seed in seeds if seed not in left]:
         say(f"recorded already: {', '.join(done)}")
-    path = into / "choice.json"
-    if _recorded(path, settings.as_dict()):
-        choice = records.read_one(path)
-    else:
-        choice = choose(settings, say)
-        records.write(path, choice)
+    choice = studies.kept(
+        into / "choice.json", settings.as_dict(), lambda: choose(settings, say)
+    )
     if own is None:
         found = finals(left, choice, settings, say)
     else:
@@ -648,39 +573,19 @@ def run(
     return made
 
 
-def _recorded(path: Path, config: Record) -> bool:
-    """Say whether there is a record; what it says beyond `config` is its own affair."""
-    if not path.exists():
-        return False
-    known = records.read_one(path).get("config", {})
-    if any(known.get(name) != value for name, value in config.items()):
-        raise UserError(f"{path} is of other settings; delete it to run it again")
-    return True
-
-
 def main(arguments: list[str] | None = None) -> int:
-    """Run the study; return 0, 2 for a user's mistake, or 130 for Ctrl-C."""
-    plain_output()
-    arguments = sys.argv[1:] if arguments is None else arguments
-    parser = argparse.ArgumentParser(
-        prog="python -m reptile_book.sine_methods", description=__doc__
-    )
-    parser.add_argument("--seeds", default="0,1,2", help="comma-separated (0,1,2)")
-    parser.add_argument("--results", type=Path, default=Path("results"))
+    """Run the study; return 0, or 2 for a user's mistake."""
+    parser = studies.parser("sine_methods", __doc__)
     parser.add_argument(
         "--own-task", action="store_true", help="single tasks with more examples"
     )
     options = parser.parse_args(arguments)
-    try:
-        seeds = [int(seed) for seed in options.seeds.split(",")]
-        run(seeds, options.results, own=OWN_TASK if options.own_task else None)
-    except ValueError as error:
-        print(f"--seeds {options.seeds}: give numbers like 0,1,2", file=sys.stderr)
-        raise SystemExit(2) from error
-    except UserError as error:
-        print(error, file=sys.stderr)
-        return 2
-    return 0
+
+    def act() -> None:
+        own = OWN_TASK if options.own_task else None
+        run(studies.seeds_of(options.seeds), options.results, own=own)
+
+    return studies.carried_out(act)
 
 
 if __name__ == "__main__":
