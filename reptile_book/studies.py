@@ -86,6 +86,8 @@ def kept(path: Path, config: Record, make: Callable[[], Record]) -> Record:
 def grown(grid: list[float], best: float, factor: float = 2.0) -> bool:
     """Let a rising grid of rates grow if its best stands at an edge; say whether.
 
+    A new rate is rounded to three digits.
+
     >>> rates = [0.1, 0.2]
     >>> grown(rates, 0.1), rates
     (True, [0.05, 0.1, 0.2])
@@ -93,9 +95,9 @@ def grown(grid: list[float], best: float, factor: float = 2.0) -> bool:
     False
     """
     if best == grid[0]:
-        grid.insert(0, float(f"{grid[0] / factor:.9g}"))
+        grid.insert(0, float(f"{grid[0] / factor:.3g}"))
     elif best == grid[-1]:
-        grid.append(float(f"{grid[-1] * factor:.9g}"))
+        grid.append(float(f"{grid[-1] * factor:.3g}"))
     else:
         return False
     return True
