@@ -179,10 +179,7 @@ def choose(
     chosen: dict[str, Record] = {}
     for way in some:
         values: dict[tuple[float, float], float] = {}
-        # what is kept adds up over tasks: ten times the step, with β = 0.9
         lowest = LOWEST[way.optimizer]
-        if way.optimizer == "momentum" and way.moments == "carry":
-            lowest /= 5
         alphas = [_rounded(lowest * 2 ** (i / 2)) for i in range(settings.first_rates)]
         epsilons = list(settings.epsilons)
         for _ in range(settings.widen + 1):
