@@ -4,8 +4,8 @@
 
     python -m reptile_book.sine_inner --seeds 0,1,2
 
-Each way to take the inner steps has its own α and ε, chosen on validation tasks with a
-seed of its own: `results/sine-inner/choice.json`. Each seed then trains every way as
+Each way to take the inner steps has its own α and ε, chosen on validation tasks with
+seeds of its own: `results/sine-inner/choice.json`. Each seed then trains every way as
 chosen and is scored on test tasks, the same for all: `seed-<n>.json`. Nothing is
 overwritten.
 """
@@ -16,8 +16,9 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
-from itertools import product
+from itertools import islice, product
 from pathlib import Path
+from statistics import fmean
 
 from torch import Tensor
 from torch.nn import functional as F
@@ -65,7 +66,7 @@ class Settings:
     widen: int = 6
     steps: tuple[int, ...] = (2, 5, 10, 20)
     batches: tuple[int, ...] = (10, 25, 50)
-    choice_seed: int = 100
+    choice_seeds: tuple[int, ...] = (100, 101, 102)
     validation_tasks: int = 100
     test_tasks: int = 1_000
     sgd_tried: tuple[float, ...] = (0.005, 0.01, 0.02, 0.04, 0.08)
@@ -175,6 +176,12 @@ def choose(
     kernel = kernel_of(settings.sizes)
     tasks = _tasks(settings, settings.validation_tasks, 1, VALIDATE)
     inner = offered(settings, ends=False)
+
+    def score(phi: Tensor | None) -> float:
+        if phi is None:
+            return math.inf
+        return means(kernel, phi, inner, tasks, [settings.after]).min().item()
+
     tried: dict[str, list[Record]] = {}
     chosen: dict[str, Record] = {}
     for way in some:
@@ -184,12 +191,11 @@ def choose(
         epsilons = list(settings.epsilons)
         for _ in range(settings.widen + 1):
             new = [pair for pair in product(alphas, epsilons) if pair not in values]
-            phis = train(way, new, [settings.choice_seed] * len(new), settings)
-            for pair, phi in zip(new, phis, strict=True):
-                values[pair] = math.inf
-                if phi is not None:
-                    found = means(kernel, phi, inner, tasks, [settings.after])
-                    values[pair] = found.min().item()
+            each = product(new, settings.choice_seeds)
+            pairs, seeds = zip(*each, strict=True)
+            scores = map(score, train(way, pairs, seeds, settings))
+            for pair in new:
+                values[pair] = fmean(islice(scores, len(settings.choice_seeds)))
             best = min(values, key=values.__getitem__)
             if not (grown(alphas, best[0], 2**0.5) | grown(epsilons, best[1])):
                 break

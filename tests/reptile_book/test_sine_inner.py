@@ -20,6 +20,7 @@ TINY = Settings(
     batches=(10, 50),
     validation_tasks=3,
     test_tasks=4,
+    choice_seeds=(100, 101),
 )
 
 SGD = Way("SGD", 10, 10)
