@@ -22,7 +22,6 @@ from torch import Tensor
 
 from reptile_book import records, studies
 from reptile_book.records import Record
-from reptile_book.rows import SHOTS
 from reptile_lib.device import find_device
 from reptile_lib.distributions.few_shot import FewShotTasks
 from reptile_lib.errors import UserError
@@ -68,7 +67,7 @@ class Study:
 
     meta_steps: int = 1_000
     choice_steps: int = 500
-    rates: tuple[float, ...] = (0.001, 0.002, 0.004)
+    rates: tuple[float, ...] = (0.002, 0.004, 0.008)
     """Tried first; the grid grows by factors of two where an edge wins."""
     widen: int = 4
     choice_seed: int = 100
@@ -77,10 +76,11 @@ class Study:
     validation_tasks: int = 200
     test_tasks: int = 1_000
     eval_steps: int = 50
+    shots: tuple[int, ...] = (1,)
 
     def as_dict(self) -> Record:
         """Return the settings by name, for JSON."""
-        return asdict(self) | {"rates": list(self.rates)}
+        return asdict(self) | {"rates": list(self.rates), "shots": list(self.shots)}
 
 
 STUDY = Study()
@@ -189,7 +189,7 @@ def final(data: str, choice: Choice, alpha: float, seed: int, study: Study) -> R
         f"{shots}-shot": score(
             learner, FewShotTasks(classes.test, settings.ways, shots), study, TEST
         ).as_dict()
-        for shots in SHOTS
+        for shots in study.shots
     }
     return {
         "row": ROW,

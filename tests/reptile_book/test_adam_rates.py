@@ -34,6 +34,7 @@ TINY = Study(
     validation_tasks=2,
     test_tasks=2,
     eval_steps=2,
+    shots=(1, 5),
 )
 
 
