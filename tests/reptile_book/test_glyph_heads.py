@@ -28,6 +28,7 @@ TINY = Settings(
     rates=(0.1, 0.2),
     joint_rates=(1e-3, 2e-3),
     joint_steps=2,
+    joint_choice_steps=2,
     joint_batch=10,
     widen=0,
 )
