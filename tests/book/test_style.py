@@ -22,7 +22,6 @@ NOT_YET = {
     "chapters/02-concepts/transform-model",
     "chapters/02-concepts/model-switching",
     "chapters/03-algorithm/strategies",
-    "chapters/04-variants/sgd",
     "chapters/04-variants/adam",
     "chapters/04-variants/gd",
     "chapters/appendices/scaling",
