@@ -23,8 +23,6 @@ NOT_YET = {
     "chapters/02-concepts/model-switching",
     "chapters/03-algorithm/strategies",
     "chapters/04-variants/adam",
-    "chapters/04-variants/gd",
-    "chapters/appendices/scaling",
 }
 # (page, rule): why the page breaks it.
 EXCEPTIONS: dict[tuple[str, str], str] = {
