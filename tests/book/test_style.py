@@ -21,7 +21,6 @@ ROOT = Path(__file__).parents[2]
 NOT_YET = {
     "chapters/02-concepts/transform-model",
     "chapters/02-concepts/model-switching",
-    "chapters/03-algorithm/strategies",
     "chapters/04-variants/adam",
 }
 # (page, rule): why the page breaks it.
