@@ -25,19 +25,16 @@ from torch.nn import functional as F
 
 from reptile_book import records, studies
 from reptile_book.records import Record
-from reptile_book.sine_starts import How, kernel_of, means, network, tuned
-from reptile_book.studies import grown
+from reptile_book.sine_starts import How, kernel_of, means, network, tuned, waves
+from reptile_book.studies import Pair
 from reptile_lib.device import find_device
 from reptile_lib.distributions.sine import Sine
-from reptile_lib.errors import UserError
-from reptile_lib.fit.side_by_side import fit_side_by_side
 from reptile_lib.inner import InnerOptimizer, Moments
 from reptile_lib.learner import Reptile
-from reptile_lib.meta import reptile
 from reptile_lib.optimizers.formulas import adam, gd, momentum, sgd
 from reptile_lib.rng import TEST, VALIDATE
 from reptile_lib.schedules import linear
-from reptile_lib.tasks import Episodes, draw_tasks
+from reptile_lib.tasks import Episodes
 
 ROW = "sine-inner"
 MAKE: dict[str, Callable[[float], InnerOptimizer]] = {
@@ -121,15 +118,13 @@ def ways(settings: Settings) -> list[Way]:
 
 def train(
     way: Way,
-    rates: Sequence[tuple[float, float]],
+    rates: Sequence[Pair],
     seeds: Sequence[int],
     settings: Settings,
 ) -> list[Tensor | None]:
     """Train with each α and ε side by side; return φ [P], or None if it overflowed."""
-    rule = studies.Watched(reptile)
-    learners = []
-    for (alpha, _), seed in zip(rates, seeds, strict=True):
-        learner = Reptile(
+    learners = [
+        Reptile(
             network(settings.sizes, seed),
             MAKE[way.optimizer](alpha),
             inner_steps=way.k,
@@ -138,27 +133,21 @@ def train(
             moments=way.moments,
             device="cpu",
         )
-        learner.rule = rule
-        learners.append(learner)
-    fit_side_by_side(
+        for (alpha, _), seed in zip(rates, seeds, strict=True)
+    ]
+    return studies.trained(
         learners,
-        [Sine(settings.train_points)] * len(learners),
+        Sine(settings.train_points),
         seeds,
         meta_steps=settings.bill // (way.k * way.b),
         epsilon=[linear(epsilon, 0.0) for _, epsilon in rates],
     )
-    assert rule.overflows is not None
-    bad = rule.overflows.tolist()
-    return [None if b else one.phi for b, one in zip(bad, learners, strict=True)]
 
 
-def _rounded(rate: float) -> float:
-    return float(f"{rate:.3g}")
-
-
-def _tasks(settings: Settings, count: int, seed: int, stream: int) -> Episodes:
-    waves = Sine(settings.points, query_points=25)
-    return draw_tasks(waves, count, seed, stream=stream, inner_steps=settings.after)
+def _tasks(settings: Settings, *, test: bool, seed: int = 0) -> Episodes:
+    count = settings.test_tasks if test else settings.validation_tasks
+    stream = TEST if test else VALIDATE
+    return waves(settings.points, settings.after, count, seed=seed, stream=stream)
 
 
 def offered(settings: Settings, ends: bool = True) -> dict[How, InnerOptimizer]:
@@ -177,7 +166,7 @@ def choose(
     """Choose α and ε of some ways, by the loss on validation tasks alone."""
     began = time.perf_counter()
     kernel = kernel_of(settings.sizes)
-    tasks = _tasks(settings, settings.validation_tasks, 1, VALIDATE)
+    tasks = _tasks(settings, test=False, seed=1)
     inner = offered(settings, ends=False)
 
     def score(phi: Tensor | None) -> float:
@@ -188,28 +177,23 @@ def choose(
     tried: dict[str, list[Record]] = {}
     chosen: dict[str, Record] = {}
     for way in some:
-        values: dict[tuple[float, float], float] = {}
         lowest = LOWEST[way.optimizer]
-        alphas = [_rounded(lowest * 2 ** (i / 2)) for i in range(settings.first_rates)]
-        epsilons = list(settings.epsilons)
-        for _ in range(settings.widen + 1):
-            new = [pair for pair in product(alphas, epsilons) if pair not in values]
-            each = product(new, settings.choice_seeds)
-            pairs, seeds = zip(*each, strict=True)
-            scores = map(score, train(way, pairs, seeds, settings))
-            for pair in new:
-                values[pair] = fmean(islice(scores, len(settings.choice_seeds)))
-            best = min(values, key=values.__getitem__)
-            if not (grown(alphas, best[0], 2**0.5) | grown(epsilons, best[1])):
-                break
+        alphas = [lowest * 2 ** (i / 2) for i in range(settings.first_rates)]
+
+        def measure(pairs: list[Pair], way: Way = way) -> list[float]:
+            seeds = settings.choice_seeds
+            all_pairs, all_seeds = zip(*product(pairs, seeds), strict=True)
+            scores = map(score, train(way, all_pairs, all_seeds, settings))
+            return [fmean(islice(scores, len(seeds))) for _ in pairs]
+
+        first = [float(f"{alpha:.3g}") for alpha in alphas], settings.epsilons
+        values = studies.searched(measure, first, (2**0.5, 2.0), settings.widen)
+        best = min(values, key=values.__getitem__)
         chosen[way.name] = {
             "alpha": best[0],
             "epsilon": best[1],
             "validation_loss": values[best],
-            "inside": all(
-                min(tried_on) < own < max(tried_on)
-                for own, tried_on in zip(best, zip(*values, strict=True), strict=True)
-            ),
+            "inside": studies.inside(best, values),
         }
         tried[way.name] = [
             {"alpha": a, "epsilon": e, "validation_loss": v if v < math.inf else None}
@@ -238,8 +222,7 @@ def finals(
     The loss of a run that overflowed is None.
     """
     kernel = kernel_of(settings.sizes)
-    validation = _tasks(settings, settings.validation_tasks, 0, VALIDATE)
-    test = _tasks(settings, settings.test_tasks, 0, TEST)
+    validation, test = (_tasks(settings, test=some) for some in (False, True))
     inner = offered(settings)
     found: dict[int, dict[str, Record]] = {seed: {} for seed in seeds}
     losses: dict[tuple[int, str], Tensor] = {}
@@ -296,24 +279,18 @@ def run(
     settings: Settings = SETTINGS,
     say: Callable[[str], None] = print,
 ) -> list[Record]:
-    """Choose, unless that is recorded, and record the seeds.
+    """Choose, unless that is recorded, and record the seeds that are not yet.
 
     Raises:
-        UserError: a seed is recorded, or the choice is of other settings.
+        UserError: all seeds are recorded, or a record is of other settings.
     """
-    into = folder / ROW
-    paths = {seed: into / f"seed-{seed}.json" for seed in seeds}
-    if done := [str(path) for path in paths.values() if path.exists()]:
-        raise UserError(f"{', '.join(done)} recorded already; delete what is to be new")
-    choice = studies.kept(
-        into / "choice.json",
+    return studies.run(
+        folder / ROW,
+        seeds,
         settings.as_dict(),
         lambda: choose(settings, ways(settings), say),
+        lambda left, choice: finals(left, choice, settings, say),
     )
-    made = finals(seeds, choice, settings, say)
-    for record in made:
-        records.write(paths[record["seed"]], record)
-    return made
 
 
 def main(arguments: list[str] | None = None) -> int:

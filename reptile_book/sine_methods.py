@@ -19,7 +19,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from itertools import product
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,11 +30,9 @@ from torch.nn import functional as F
 from reptile_book import records, studies
 from reptile_book.records import Record
 from reptile_book.sine_starts import How, kernel_of, means, network, tuned
-from reptile_book.studies import grown
+from reptile_book.studies import Pair
 from reptile_lib.device import find_device, peak_memory_mb
 from reptile_lib.distributions.sine import Sine
-from reptile_lib.errors import UserError
-from reptile_lib.fit.side_by_side import fit_side_by_side
 from reptile_lib.inner import InnerOptimizer
 from reptile_lib.learner import MetaLearner
 from reptile_lib.meta import Rule, fomaml, joint, maml, reptile
@@ -164,7 +162,7 @@ def train(
 
     The trainings agree in all but their rates.
     """
-    first, rule = trainings[0], studies.Watched(method.rule)
+    first = trainings[0]
     outer = adam(1.0, USUAL) if first.outer == "adam" else None  # its rate is ε
     points = settings.train_points if method.loops else settings.inner_batch
     learners = [
@@ -173,7 +171,7 @@ def train(
             inner=sgd(one.inner_rate),
             inner_steps=settings.inner_steps,
             inner_batch=settings.inner_batch,
-            rule=rule,
+            rule=method.rule,
             criterion=F.mse_loss,
             moments="reset",
             outer=outer,
@@ -182,17 +180,14 @@ def train(
         )
         for one, seed in zip(trainings, seeds, strict=True)
     ]
-    fit_side_by_side(
+    return studies.trained(
         learners,
-        [Sine(points, query_points=settings.inner_batch)] * len(learners),
+        Sine(points, query_points=settings.inner_batch),
         seeds,
         meta_steps=max(1, settings.bill * bills // (first.meta_batch * method.cost)),
         meta_batch=first.meta_batch,
         epsilon=[linear(one.outer_rate, 0.0) for one in trainings],
     )
-    assert rule.overflows is not None
-    bad = rule.overflows.tolist()
-    return [None if b else one.phi for b, one in zip(bad, learners, strict=True)]
 
 
 def offered(
@@ -297,23 +292,17 @@ def searched(
 
     An axis with one value is left as it is. The factor between neighbours is two.
     """
-    found: dict[Training, float] = {}
-    rounds = 0
-    while True:
-        grid = [
-            replace(start, inner_rate=a, outer_rate=b)
-            for a, b in product(inners, outers)
-        ]
-        new = [one for one in grid if one not in found]
-        found |= dict(zip(new, measure(new), strict=True))
-        best = min(found, key=found.__getitem__)
-        grew = False
-        if rounds < widen and math.isfinite(found[best]):
-            for axis, rate in ((inners, best.inner_rate), (outers, best.outer_rate)):
-                grew |= len(axis) > 1 and grown(axis, rate)
-        if not grew:
-            return found
-        rounds += 1
+
+    def of(pair: Pair) -> Training:
+        return replace(start, inner_rate=pair[0], outer_rate=pair[1])
+
+    found = studies.searched(
+        lambda pairs: measure([of(pair) for pair in pairs]),
+        (inners, outers),
+        (2.0, 2.0),
+        widen,
+    )
+    return {of(pair): value for pair, value in found.items()}
 
 
 def _inside(best: Training, values: Mapping[Training, float]) -> bool:
@@ -321,11 +310,8 @@ def _inside(best: Training, values: Mapping[Training, float]) -> bool:
     block = [
         t for t in values if (t.outer, t.meta_batch) == (best.outer, best.meta_batch)
     ]
-    inner = sorted({t.inner_rate for t in block})
-    outer = sorted({t.outer_rate for t in block})
-    return outer[0] < best.outer_rate < outer[-1] and (
-        len(inner) == 1 or inner[0] < best.inner_rate < inner[-1]
-    )
+    rates = [(t.inner_rate, t.outer_rate) for t in block]
+    return studies.inside((best.inner_rate, best.outer_rate), rates)
 
 
 # ---- the finals ----------------------------------------------------------------------
@@ -547,30 +533,14 @@ def run(
     """
     into, name = folder / ROW, "seed" if own is None else "own-task"
     more = {} if own is None else {"own_task": _as_json(own)}
-    config = settings.as_dict() | more
-    paths = {seed: into / f"{name}-{seed}.json" for seed in seeds}
-    left = [
-        seed for seed, path in paths.items() if not studies.is_recorded(path, config)
-    ]
-    if not left:
-        raise UserError(
-            f"{', '.join(map(str, paths.values()))} recorded already; delete what is"
-            " to be run again"
-        )
-    if done := [f"{name}-{seed}" for seed in seeds if seed not in left]:
-        say(f"recorded already: {', '.join(done)}")
-    choice = studies.kept(
-        into / "choice.json", settings.as_dict(), lambda: choose(settings, say)
-    )
-    if own is None:
-        found = finals(left, choice, settings, say)
-    else:
-        found = own_tasks(left, choice, settings, own)
-    made = []
-    for record in found:
-        records.write(paths[record["seed"]], record)
-        made.append(record)
-    return made
+
+    def records_of(left: Sequence[int], choice: Record) -> Iterator[Record]:
+        if own is None:
+            return finals(left, choice, settings, say)
+        return own_tasks(left, choice, settings, own)
+
+    config, choosing = settings.as_dict(), partial(choose, settings, say)
+    return studies.run(into, seeds, config, choosing, records_of, name=name, more=more)
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -18,6 +18,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from itertools import product
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from torch import Tensor
@@ -25,19 +26,16 @@ from torch.nn import functional as F
 
 from reptile_book import records, studies
 from reptile_book.records import Record
-from reptile_book.sine_starts import How, kernel_of, means, network, tuned
-from reptile_book.studies import grown
+from reptile_book.sine_starts import How, kernel_of, means, network, tuned, waves
+from reptile_book.studies import Pair
 from reptile_lib.device import find_device
 from reptile_lib.distributions.sine import Sine
-from reptile_lib.errors import UserError
-from reptile_lib.fit.side_by_side import fit_side_by_side
 from reptile_lib.inner import InnerOptimizer
 from reptile_lib.learner import Reptile
-from reptile_lib.meta import reptile
 from reptile_lib.optimizers.formulas import adam, momentum, sgd
 from reptile_lib.rng import TEST, VALIDATE
 from reptile_lib.schedules import Schedule, constant, cosine, linear
-from reptile_lib.tasks import Episodes, draw_tasks
+from reptile_lib.tasks import Episodes
 
 ROW = "sine-outer"
 SCHEDULES: dict[str, Callable[[float], Schedule]] = {
@@ -116,18 +114,13 @@ WAYS = (
     Way("Adam", n=25),
 )
 
-Pair = tuple[float, float]
-"""α and the outer rate."""
-
 
 def train(
     way: Way, pairs: Sequence[Pair], seeds: Sequence[int], bill: int, settings: Settings
 ) -> list[Tensor | None]:
     """Train with each pair and seed side by side; a φ that overflowed is None."""
-    rule = studies.Watched(reptile)
-    learners = []
-    for (alpha, _), seed in zip(pairs, seeds, strict=True):
-        learner = Reptile(
+    learners = [
+        Reptile(
             network(settings.sizes, seed),
             sgd(alpha),
             inner_steps=settings.inner_steps,
@@ -136,25 +129,23 @@ def train(
             outer=OUTER[way.outer],
             device="cpu",
         )
-        learner.rule = rule
-        learners.append(learner)
+        for (alpha, _), seed in zip(pairs, seeds, strict=True)
+    ]
     make = SCHEDULES[way.schedule]
-    fit_side_by_side(
+    return studies.trained(
         learners,
-        [Sine(settings.train_points)] * len(learners),
+        Sine(settings.train_points),
         seeds,
         meta_steps=bill // (settings.inner_steps * way.n),
         meta_batch=way.n,
         epsilon=[make(rate) for _, rate in pairs],
     )
-    assert rule.overflows is not None
-    bad = rule.overflows.tolist()
-    return [None if b else one.phi for b, one in zip(bad, learners, strict=True)]
 
 
-def _tasks(settings: Settings, count: int, seed: int, stream: int) -> Episodes:
-    waves = Sine(settings.points, query_points=25)
-    return draw_tasks(waves, count, seed, stream=stream, inner_steps=settings.after)
+def _tasks(settings: Settings, *, test: bool, seed: int = 0) -> Episodes:
+    count = settings.test_tasks if test else settings.validation_tasks
+    stream = TEST if test else VALIDATE
+    return waves(settings.points, settings.after, count, seed=seed, stream=stream)
 
 
 def _offered(settings: Settings) -> dict[How, InnerOptimizer]:
@@ -167,23 +158,24 @@ def search(way: Way, bill: int, settings: Settings) -> dict[Pair, list[float]]:
     The lowest mean over the seeds wins; inf stands for a run that overflowed.
     """
     kernel, seeds = kernel_of(settings.sizes), settings.choice_seeds
-    tasks = _tasks(settings, settings.validation_tasks, 1, VALIDATE)
+    tasks = _tasks(settings, test=False, seed=1)
     values: dict[Pair, list[float]] = {}
-    alphas, rates = list(settings.alphas), list(FIRST[way.outer])
-    for _ in range(settings.widen + 1):
-        new = [pair for pair in product(alphas, rates) if pair not in values]
-        runs = [(pair, seed) for pair in new for seed in seeds]
+
+    def score(phi: Tensor | None) -> float:
+        if phi is None:
+            return math.inf
+        found = means(kernel, phi, _offered(settings), tasks, [settings.after])
+        return found.min().item()
+
+    def measure(pairs: list[Pair]) -> list[float]:
+        runs = [(pair, seed) for pair in pairs for seed in seeds]
         phis = train(way, [p for p, _ in runs], [s for _, s in runs], bill, settings)
         for (pair, _), phi in zip(runs, phis, strict=True):
-            loss = math.inf
-            if phi is not None:
-                offered = _offered(settings)
-                found = means(kernel, phi, offered, tasks, [settings.after])
-                loss = found.min().item()
-            values.setdefault(pair, []).append(loss)
-        best = min(values, key=lambda pair: sum(values[pair]))
-        if not (grown(alphas, best[0], 2**0.5) | grown(rates, best[1], 2**0.5)):
-            break
+            values.setdefault(pair, []).append(score(phi))
+        return [fmean(values[pair]) for pair in pairs]
+
+    first = settings.alphas, FIRST[way.outer]
+    studies.searched(measure, first, (2**0.5, 2**0.5), settings.widen)
     return values
 
 
@@ -195,15 +187,11 @@ def choose(settings: Settings, say: Callable[[str], None] = print) -> Record:
     for bill, way in product(settings.bills, WAYS):
         values = search(way, bill, settings)
         best = min(values, key=lambda pair: sum(values[pair]))
-        inside = (
-            min(grid) < own < max(grid)
-            for own, grid in zip(best, zip(*values, strict=True), strict=True)
-        )
         chosen.setdefault(str(bill), {})[way.name] = {
             "alpha": best[0],
             "rate": best[1],
             "validation_loss": sum(values[best]) / len(values[best]),
-            "inside": all(inside),
+            "inside": studies.inside(best, values),
         }
         tried.setdefault(str(bill), {})[way.name] = [
             {
@@ -236,8 +224,7 @@ def finals(
     A run that overflowed has the loss None.
     """
     kernel = kernel_of(settings.sizes)
-    validation = _tasks(settings, settings.validation_tasks, 0, VALIDATE)
-    test = _tasks(settings, settings.test_tasks, 0, TEST)
+    validation, test = (_tasks(settings, test=some) for some in (False, True))
     found: dict[int, dict[str, dict[str, Record]]] = {seed: {} for seed in seeds}
     for bill, way in product(settings.bills, WAYS):
         own = choice["chosen"][str(bill)][way.name]
@@ -284,22 +271,18 @@ def run(
     settings: Settings = SETTINGS,
     say: Callable[[str], None] = print,
 ) -> list[Record]:
-    """Choose, unless that is recorded, and record the seeds.
+    """Choose, unless that is recorded, and record the seeds that are not yet.
 
     Raises:
-        UserError: a seed is recorded, or the choice is of other settings.
+        UserError: all seeds are recorded, or a record is of other settings.
     """
-    into = folder / ROW
-    paths = {seed: into / f"seed-{seed}.json" for seed in seeds}
-    if done := [str(path) for path in paths.values() if path.exists()]:
-        raise UserError(f"{', '.join(done)} recorded already; delete what is to be new")
-    choice = studies.kept(
-        into / "choice.json", settings.as_dict(), lambda: choose(settings, say)
+    return studies.run(
+        folder / ROW,
+        seeds,
+        settings.as_dict(),
+        lambda: choose(settings, say),
+        lambda left, choice: finals(left, choice, settings, say),
     )
-    made = finals(seeds, choice, settings, say)
-    for record in made:
-        records.write(paths[record["seed"]], record)
-    return made
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -8,13 +8,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from reptile_lib.distributions.sine import Sine
 from reptile_lib.inner import InnerOptimizer, State
 from reptile_lib.inner_loop import InnerLoop
 from reptile_lib.kernel import Kernel
 from reptile_lib.learner import MetaLearner
 from reptile_lib.models.mlp import mlp
 from reptile_lib.optimizers.formulas import sgd
-from reptile_lib.tasks import Episodes
+from reptile_lib.tasks import Episodes, draw_tasks
 
 How = tuple[str, float]
 """An optimiser's name and its rate."""
@@ -23,6 +24,12 @@ How = tuple[str, float]
 def network(sizes: Sequence[int], seed: int) -> nn.Module:
     """Return the untrained network of a seed."""
     return mlp(*sizes, activation=nn.Tanh, seed=seed)
+
+
+def waves(points: int, steps: int, count: int, *, seed: int, stream: int) -> Episodes:
+    """Draw new waves with so many points, for so many steps of adaptation."""
+    tasks = Sine(points, query_points=25)
+    return draw_tasks(tasks, count, seed, stream=stream, inner_steps=steps)
 
 
 def kernel_of(sizes: Sequence[int]) -> Kernel:

@@ -5,9 +5,11 @@ as chosen and scores them on test tasks. What is recorded is kept.
 """
 
 import argparse
+import math
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import product
 from pathlib import Path
 
 import torch
@@ -16,11 +18,17 @@ from torch import Tensor
 from reptile_book import records
 from reptile_book.records import Record
 from reptile_lib.errors import UserError
+from reptile_lib.fit.side_by_side import fit_side_by_side
 from reptile_lib.inner import State
 from reptile_lib.inner_loop import InnerLoop
+from reptile_lib.learner import MetaLearner
 from reptile_lib.meta import Rule, Target
 from reptile_lib.runs.cli import plain_output
-from reptile_lib.tasks import Episodes
+from reptile_lib.schedules import Schedule
+from reptile_lib.tasks import Episodes, Tasks
+
+Pair = tuple[float, float]
+"""Two rates."""
 
 
 def parser(module: str, doc: str | None) -> argparse.ArgumentParser:
@@ -83,6 +91,46 @@ def kept(path: Path, config: Record, make: Callable[[], Record]) -> Record:
     return records.read_one(path)
 
 
+def run(
+    into: Path,
+    seeds: Sequence[int],
+    config: Record,
+    choose: Callable[[], Record],
+    finals: Callable[[Sequence[int], Record], Iterable[Record]],
+    *,
+    name: str = "seed",
+    more: Record | None = None,
+) -> list[Record]:
+    """Choose, unless that is recorded, and record the seeds that are not yet.
+
+    Args:
+        into: folder of the study.
+        seeds: of the trainings.
+        config: settings that the choice and the seeds are recorded with.
+        choose: makes `choice.json`.
+        finals: makes the records of some seeds, from the choice.
+        name: of the files, `<name>-<seed>.json`.
+        more: settings that only the seeds are recorded with.
+
+    Raises:
+        UserError: all seeds are recorded, or a record is of other settings.
+    """
+    paths = {seed: into / f"{name}-{seed}.json" for seed in seeds}
+    own = config | (more or {})
+    left = [seed for seed, path in paths.items() if not is_recorded(path, own)]
+    if not left:
+        raise UserError(
+            f"{', '.join(map(str, paths.values()))} recorded already; delete what is"
+            " to be run again"
+        )
+    choice = kept(into / "choice.json", config, choose)
+    made = []
+    for record in finals(left, choice):
+        records.write(paths[record["seed"]], record)
+        made.append(record)
+    return made
+
+
 def grown(grid: list[float], best: float, factor: float = 2.0) -> bool:
     """Let a rising grid of rates grow if its best stands at an edge; say whether.
 
@@ -101,6 +149,40 @@ def grown(grid: list[float], best: float, factor: float = 2.0) -> bool:
     else:
         return False
     return True
+
+
+def searched(
+    measure: Callable[[list[Pair]], list[float]],
+    first: tuple[Iterable[float], Iterable[float]],
+    factors: Pair,
+    widen: int,
+) -> dict[Pair, float]:
+    """Measure a grid of two rates, and let it grow where its lowest stands at an edge.
+
+    Args:
+        measure: returns losses of pairs; inf for one that diverged.
+        first: the rates of both axes to begin with. One value alone stays alone.
+        factors: between a rate and the next one.
+        widen: how often the grid may grow.
+    """
+    grids, found = [list(rates) for rates in first], dict[Pair, float]()
+    for _ in range(widen + 1):
+        new = [(a, b) for a, b in product(*grids) if (a, b) not in found]
+        found |= dict(zip(new, measure(new), strict=True))
+        best = min(found, key=found.__getitem__)
+        if math.isinf(found[best]):
+            break
+        axes = zip(grids, best, factors, strict=True)
+        grew = [len(grid) > 1 and grown(grid, *rest) for grid, *rest in axes]
+        if not any(grew):
+            break
+    return found
+
+
+def inside(best: Pair, found: Iterable[Pair]) -> bool:
+    """Say whether no rate stands at the edge of what was tried for it."""
+    axes = zip(best, zip(*found, strict=True), strict=True)
+    return all(len({*axis}) == 1 or min(axis) < own < max(axis) for own, axis in axes)
 
 
 @dataclass(eq=False)
@@ -122,3 +204,39 @@ class Watched:
             name: value.nan_to_num(0.0, 0.0, 0.0) for name, value in found.state.items()
         }
         return Target(target, calm, found.loss.nan_to_num(0.0, 0.0, 0.0), found.steps)
+
+
+def trained(
+    learners: Sequence[MetaLearner],
+    tasks: Tasks,
+    seeds: Sequence[int],
+    *,
+    meta_steps: int,
+    meta_batch: int = 1,
+    epsilon: Sequence[Schedule],
+) -> list[Tensor | None]:
+    """Train learners of one rule side by side; return each φ [P], or None if it broke.
+
+    Args:
+        learners: they differ in their rates and first weights.
+        tasks: of all.
+        seeds: a seed each.
+        meta_steps: of all.
+        meta_batch: of all.
+        epsilon: a schedule each.
+    """
+    rule = Watched(learners[0].rule)
+    for learner in learners:
+        learner.rule = rule
+    each = [tasks] * len(learners)
+    fit_side_by_side(
+        learners,
+        each,
+        seeds,
+        meta_steps=meta_steps,
+        meta_batch=meta_batch,
+        epsilon=epsilon,
+    )
+    assert rule.overflows is not None
+    bad = rule.overflows.tolist()
+    return [None if b else one.phi for b, one in zip(bad, learners, strict=True)]

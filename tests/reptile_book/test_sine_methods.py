@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from reptile_book import sine_methods
+from reptile_book import records, sine_methods
 from reptile_book.sine_methods import ROW, OwnTask, Settings, Training, run, searched
 from reptile_lib import UserError
 from reptile_lib.rng import TEST, TRAIN, VALIDATE, Draws
@@ -136,17 +136,16 @@ def test_nothing_is_overwritten(folder: Path) -> None:
     assert {p.name: p.read_bytes() for p in (folder / ROW).iterdir()} == before
 
 
-def test_a_study_goes_on_with_the_seeds_left(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / ROW).mkdir()
-    for name in ("choice.json", "seed-1.json"):
-        (tmp_path / ROW / name).write_bytes((folder / ROW / name).read_bytes())
-    monkeypatch.delattr(sine_methods, "choose")  # it is recorded
-    told: list[str] = []
-    (made,) = run([0, 1], tmp_path, TINY, told.append)
+def test_a_study_goes_on_with_the_seeds_left(folder: Path, tmp_path: Path) -> None:
+    kept = {
+        name: read(folder, name) | {"kept": "not made anew"}
+        for name in ("choice", "seed-1")
+    }
+    for name, record in kept.items():
+        records.write(tmp_path / ROW / f"{name}.json", record)
+    (made,) = run([0, 1], tmp_path, TINY, say=lambda line: None)
     assert made["seed"] == 0
-    assert any("recorded already: seed-1" in line for line in told)
+    assert all(read(tmp_path, name) == record for name, record in kept.items())
     both = read(folder, "seed-0")["metrics"], read(tmp_path, "seed-0")["metrics"]
     for name, scores in both[0].items():
         for steps, score in scores.items():
