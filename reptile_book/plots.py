@@ -72,11 +72,6 @@ def use_style() -> None:
     plt.rcParams.update(STYLE)
 
 
-def use_wide_style() -> None:
-    """Do the same for a page that is still drawn for wide screens."""
-    plt.rcParams.update(STYLE | {"figure.hooks": [], "figure.figsize": (6.4, 3.6)})
-
-
 def refuse_what_phones_cannot_show(figure: Figure) -> None:
     """Refuse a figure that is too wide and, when it is drawn, too small letters.
 
