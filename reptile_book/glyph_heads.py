@@ -30,7 +30,6 @@ from reptile_book.records import Record
 from reptile_lib.data import load
 from reptile_lib.device import find_device
 from reptile_lib.distributions.few_shot import FewShotTasks
-from reptile_lib.errors import UserError
 from reptile_lib.examples import Splits
 from reptile_lib.inner_loop import adapt
 from reptile_lib.learner import MetaLearner
@@ -384,7 +383,7 @@ def run(
     say: Callable[[str], None] = print,
     phis: Path = Path("results"),
 ) -> list[Record]:
-    """Choose, unless that is recorded, and record the seeds.
+    """Choose, unless that is recorded, and record the seeds that are not yet.
 
     Args:
         seeds: of the φ, and of the networks beside it.
@@ -394,20 +393,17 @@ def run(
         phis: where the recorded φ lie.
 
     Raises:
-        UserError: a seed is recorded, or the choice is of other settings.
+        UserError: all seeds are recorded, or a record is of other settings.
     """
-    into = folder / ROW
-    paths = {seed: into / f"seed-{seed}.json" for seed in seeds}
-    if done := [str(path) for path in paths.values() if path.exists()]:
-        raise UserError(f"{', '.join(done)} recorded already; delete what is to be new")
-    choice = studies.kept(
-        into / "choice.json", settings.as_dict(), lambda: choose(settings, phis, say)
+    return studies.run(
+        folder / ROW,
+        seeds,
+        settings.as_dict(),
+        lambda: choose(settings, phis, say),
+        lambda left, choice: (
+            final(seed, choice, settings, phis, say) for seed in left
+        ),
     )
-    made = []
-    for seed, path in paths.items():
-        made.append(final(seed, choice, settings, phis, say))
-        records.write(path, made[-1])
-    return made
 
 
 def main(arguments: list[str] | None = None) -> int:
