@@ -1,65 +1,36 @@
 """The built pages: complete, readable, and asking nothing of other sites."""
 
 import json
-import os
 import re
-import shutil
-import subprocess
 import time
 from collections.abc import Iterator
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 from urllib.parse import quote, unquote, urldefrag, urlsplit
 
 import pytest
 import yaml
-from bs4 import BeautifulSoup, Tag
+from bs4 import BeautifulSoup
 
-ROOT = Path(__file__).parents[2]
-HTML = ROOT / "_build/html"
-CHROMIUM = next(
-    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))),
-    None,
+from tests.rendered.book import (
+    ARTICLES,
+    HTML,
+    OPENED,
+    PAGES,
+    ROOT,
+    article,
+    name,
+    parsed,
+    value,
 )
-
-if not (HTML / "index.html").exists():
-    if os.environ.get("REPTILE_REQUIRE_BOOK") == "1":
-        raise RuntimeError("the book is not built")
-    pytest.skip("the book is not built: make book", allow_module_level=True)
-
-PAGES = sorted(p for p in HTML.rglob("*.html") if "_static" not in p.parts)
-OPENED = [p for p in PAGES if 'http-equiv="Refresh"' not in p.read_text("utf-8")]
-ARTICLES = [p for p in OPENED if p.name != "search.html"]
-
-
-def name(path: Path) -> str:
-    return str(path.relative_to(HTML))
-
-
-@cache
-def parsed(path: Path) -> BeautifulSoup:
-    return BeautifulSoup(path.read_text(encoding="utf-8"), "html.parser")
+from tests.rendered.browser import Browser
 
 
 def elsewhere(url: str) -> bool:
     """Say whether loading this address would leave the book."""
     parts = urlsplit(url.strip())
     return bool(parts.netloc) or parts.scheme not in ("", "data")
-
-
-def value(tag: Tag, key: str) -> str:
-    """Return an attribute, empty if it is not there; one of several words is joined."""
-    found = tag.get(key) or ""
-    return found if isinstance(found, str) else " ".join(found)
-
-
-def article(path: Path) -> Tag:
-    """Return a page without what stands around its text."""
-    found = parsed(path).find("article", class_="bd-article")
-    assert isinstance(found, Tag), name(path)
-    return found
 
 
 def loaded_by_style(css: str) -> list[str]:
@@ -247,132 +218,16 @@ CUT = """
 """
 
 
-class Browser:
-    """A headless Chromium, driven over its debugging socket."""
-
-    def __init__(self, profile: Path) -> None:
-        import websocket
-
-        assert CHROMIUM is not None
-        self.process = subprocess.Popen(
-            [
-                CHROMIUM,
-                "--headless",
-                "--no-sandbox",
-                "--disable-gpu",
-                "--disable-quic",
-                "--no-first-run",
-                "--disable-background-networking",
-                "--disable-component-update",
-                "--disable-sync",
-                "--allow-file-access-from-files",
-                f"--user-data-dir={profile}",
-                "--remote-debugging-port=0",
-                "about:blank",
-            ],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-        port_file = Path(profile) / "DevToolsActivePort"
-        deadline = time.monotonic() + 60
-        while not (port_file.exists() and len(port_file.read_text().split()) == 2):
-            assert time.monotonic() < deadline, "Chromium did not start"
-            time.sleep(0.1)
-        port, path = port_file.read_text().split()
-        self.socket = websocket.create_connection(
-            f"ws://127.0.0.1:{port}{path}", suppress_origin=True, timeout=60
-        )
-        self.last = 0
-        self.session: str | None = None
-        self.events: list[Any] = []
-        target = self.call("Target.createTarget", url="about:blank")["targetId"]
-        self.session = self.call(
-            "Target.attachToTarget", targetId=target, flatten=True
-        )["sessionId"]
-        for domain in ("Page", "Network", "Runtime", "Log"):
-            self.call(f"{domain}.enable")
-
-    def receive(self) -> Any:
-        message = json.loads(self.socket.recv())
-        if "method" in message:
-            self.events.append(message)
-        return message
-
-    def call(self, method: str, **params: Any) -> Any:
-        self.last += 1
-        message = {"id": self.last, "method": method, "params": params}
-        if self.session:
-            message["sessionId"] = self.session
-        self.socket.send(json.dumps(message))
-        while (answer := self.receive()).get("id") != self.last:
-            pass
-        assert "error" not in answer, (method, answer["error"])
-        return answer["result"]
-
-    def evaluate(self, expression: str) -> Any:
-        result = self.call(
-            "Runtime.evaluate",
-            expression=expression,
-            awaitPromise=True,
-            returnByValue=True,
-        )
-        assert "exceptionDetails" not in result, result
-        return result["result"].get("value")
-
-    def open(self, url: str, width: int) -> tuple[list[str], list[Any]]:
-        """Open a page; return the addresses it asked for and its errors."""
-        self.call(
-            "Emulation.setDeviceMetricsOverride",
-            width=width,
-            height=800,
-            deviceScaleFactor=1,
-            mobile=width < 500,
-        )
-        self.events.clear()
-        self.call("Page.navigate", url=url)
-        while not any(e["method"] == "Page.loadEventFired" for e in self.events):
-            self.receive()
-        self.evaluate(
-            "(async () => { if (window.MathJax && MathJax.startup)"
-            " await MathJax.startup.promise;"
-            " await new Promise(done => setTimeout(done, 100)); })()"
-        )
-        asked = [
-            e["params"]["request"]["url"]
-            for e in self.events
-            if e["method"] == "Network.requestWillBeSent"
-        ]
-        errors = [
-            e["params"]["exceptionDetails"].get("exception", {}).get("description", e)
-            for e in self.events
-            if e["method"] == "Runtime.exceptionThrown"
-        ]
-        return asked, errors
-
-    def close(self) -> None:
-        self.socket.close()
-        self.process.terminate()
-        self.process.wait(30)
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    if CHROMIUM is None:
-        pytest.skip("no Chromium: these pages were parsed but not opened")
-    browser = Browser(tmp_path_factory.mktemp("chromium"))
-    yield browser
-    browser.close()
-
-
 @pytest.mark.parametrize("width", [1280, 390])
 def test_opened_from_disk_pages_work(browser: Browser, width: int) -> None:
     wrong = []
     for path in OPENED:
-        asked, errors = browser.open(path.as_uri(), width)
+        browser.open(path.as_uri(), width)
+        asked = browser.asked()
         wrong += [
             (name(path), u) for u in asked if not u.startswith(("file:", "data:"))
         ]
-        wrong += [(name(path), e) for e in errors]
+        wrong += [(name(path), e) for e in browser.errors()]
         assert asked
         wide = browser.evaluate("document.documentElement.scrollWidth")
         if wide > width:
