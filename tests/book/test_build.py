@@ -45,7 +45,7 @@ def write(folder: Path, files: dict[str, str]) -> None:
 
 def make_folder(folder: Path, files: dict[str, str]) -> Path:
     """Lay down a book that is set up like this one."""
-    for name in ("_static", "_templates"):
+    for name in ("_extra", "_static", "_templates"):
         shutil.copytree(ROOT / name, folder / name)
     for name in ("Makefile", "_config.yml", "references.bib"):
         shutil.copy(ROOT / name, folder)
