@@ -12,6 +12,7 @@ The biases of the convolutions are left out: batch norm takes them away again, a
 their gradient is exactly zero.
 """
 
+from collections.abc import Callable
 from functools import partial
 
 import torch
@@ -20,7 +21,7 @@ from torch import Tensor, nn
 from reptile_lib.fast import conv4_compiled
 from reptile_lib.fast.conv4_buffers import Workspace, image_patches, workspace
 from reptile_lib.fast.cross_entropy import reduction, with_gradient
-from reptile_lib.fast.written import Net, Written
+from reptile_lib.fast.written import Net, Space, Written
 from reptile_lib.kernel import Autograd, Criterion
 from reptile_lib.models.conv4 import WIDTH, Conv4
 from reptile_lib.params import Layout, layout
@@ -36,7 +37,7 @@ def conv4_kernel(
     *,
     bf16: bool = False,
     compiled: bool = False,
-) -> Written[Workspace] | None:
+) -> Written | None:
     """Return the kernel of this model and criterion, or None if it is not theirs."""
     if type(model) is not Conv4 or reduction(criterion) not in ("mean", "sum"):
         return None
@@ -46,11 +47,23 @@ def conv4_kernel(
     (eps,) = {m.eps for m in model.modules() if isinstance(m, nn.BatchNorm2d)}
     where, summed = layout(model), reduction(criterion) == "sum"
     step = partial(conv4_compiled.step, where=where, eps=eps, summed=summed, bf16=bf16)
+
+    def space(n: int, b: int, shape: torch.Size, like: Tensor) -> Space:
+        own = workspace(where, n, b, shape, like, bf16)
+
+        def walk(xs: Tensor, ys: Tensor, move: Callable[[], object]) -> Tensor:
+            losses = []
+            for x, y in zip(xs, ys, strict=True):
+                losses.append(gradient(own, x, y, eps, summed))
+                move()
+            return torch.stack(losses)
+
+        return Space(own.theta, own.g, walk)
+
     net = Net(
         partial(_fits, where),
         image_patches,  # each image is cut once
-        partial(workspace, where, bf16=bf16),
-        partial(gradient, eps=eps, summed=summed),
+        space,
         partial(to_matrices, where=where),
         partial(to_vector, where=where),
         step if compiled else None,

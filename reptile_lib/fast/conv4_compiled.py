@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from reptile_lib.fast.conv4_buffers import cut
-from reptile_lib.fast.written import Step, Stepped
+from reptile_lib.fast.written import Step
 from reptile_lib.inner import InnerOptimizer, State
 from reptile_lib.models.conv4 import WIDTH, padding
 from reptile_lib.params import Layout
@@ -43,7 +43,9 @@ def step(
         bf16: whether the large products round their factors.
     """
 
-    def take(theta: Tensor, state: State, patches: Tensor, y: Tensor) -> Stepped:
+    def take(
+        theta: Tensor, state: State, patches: Tensor, y: Tensor
+    ) -> tuple[Tensor, State, Tensor]:
         g, losses = gradient(theta, patches, y, where, eps, summed, bf16)
         theta, state = inner.update(g, state, theta)
         return theta, state, losses
@@ -67,16 +69,9 @@ def gradient(
     summed: bool = False,
     bf16: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """Return gradient [n, P] and loss [n] of the cross-entropy, as `conv4`.
+    """Return gradient [n, P] and loss [n] of the cross-entropy at theta [n, P].
 
-    Args:
-        theta: [n, P], in matrix order.
-        patches: [n, B, o·o, 9C], like the others as for `conv4.gradient`.
-        y: [n, B].
-        where: Conv4's layout.
-        eps: batch norm's.
-        summed: whether the loss is a sum.
-        bf16: whether the large products round their factors.
+    The arguments are those of `conv4.gradient` and of `step`.
     """
     n, batch = y.shape
     divisor = 1 if summed else batch

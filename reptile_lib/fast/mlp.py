@@ -9,8 +9,7 @@ still.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from itertools import pairwise
 
 import torch
@@ -18,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from reptile_lib.fast.cross_entropy import reduction, with_gradient
-from reptile_lib.fast.written import Net, Written
+from reptile_lib.fast.written import Net, Space, Written
 from reptile_lib.kernel import Autograd, Criterion
 from reptile_lib.params import Layout, layout
 from reptile_lib.tasks import Batch
@@ -30,26 +29,17 @@ tanh_back = torch.ops.aten.tanh_backward.grad_input
 relu_back = torch.ops.aten.threshold_backward.grad_input
 
 
-@dataclass(frozen=True)
-class Workspace:
-    """Where n tasks are adapted with minibatches of B examples; reused step by step.
+Steps = tuple[Tensor, Tensor, list[list[Operation]], Callable[[], Tensor]]
+"""x and y of s steps, what leaves the gradient of each in g, and what returns losses.
 
-    The first axis of `x`, `out` and `d` is missing where n = 1.
-    """
-
-    theta: Tensor  # [n, P]: the parameters
-    g: Tensor  # [n, P]: their gradient
-    x: Tensor  # [n, B, in]: what goes in
-    out: Tensor  # [n, B, out]: what comes out
-    d: Tensor  # [n, B, out]: the loss's gradient by it
-    forward: list[Operation]  # from x to out
-    square: Callable[[], Tensor]  # returns the mean of the squares of d
-    backward: list[Operation]  # from d to g
+x is [s, n, B, in] and y [s, n, B, out] or, for labels, [s, n, B], without the axis of
+tasks where n = 1; losses are [s, n].
+"""
 
 
 def mlp_kernel(
     model: nn.Module, criterion: Criterion, reference: Autograd
-) -> Written[Workspace] | None:
+) -> Written | None:
     """Return the kernel of this model and criterion, or None if it is not theirs.
 
     It is for linear layers with biases, one kind of activation between them (Tanh or
@@ -64,8 +54,7 @@ def mlp_kernel(
     net = Net(
         partial(_fits, where, _flattens(model), labels),
         lambda x: x.flatten(2),
-        partial(workspace, where, tanh=tanh),
-        partial(gradient, labels=labels),
+        lambda n, b, _, like: space(where, n, b, like, tanh=tanh, labels=labels),
     )
     return Written(net, reference)
 
@@ -111,50 +100,80 @@ def _fits(where: Layout, flat: bool, labels: str | None, batch: Batch) -> bool:
     return y.shape == (*x.shape[:2], *(() if labels else where.shapes[-1]))
 
 
-def workspace(
-    where: Layout, n: int, batch: int, shape: torch.Size, like: Tensor, *, tanh: bool
-) -> Workspace:
-    """Make the buffers for `n` tasks and minibatches of `batch` examples.
+def space(
+    where: Layout, n: int, batch: int, like: Tensor, *, tanh: bool, labels: str | None
+) -> Space:
+    """Make the memory for `n` tasks and minibatches of `batch` examples.
 
-    Args:
-        where: names and shapes of weights [out, in] and biases [out].
-        n: tasks.
-        batch: B.
-        shape: of an example, [in].
-        like: has the type and the device.
-        tanh: whether the activation is tanh, else ReLU.
+    It has the type and the device of `like`. `where` lists weights [out, in] and biases
+    [out] in turn; the activation is tanh, or ReLU; `labels` are the cross-entropy's,
+    "mean" or "sum", and None stands for the mean squared error.
     """
-    single, lead = n == 1, () if n == 1 else (n,)
-    affine, product = (torch.addmm, torch.mm) if single else (torch.baddbmm, torch.bmm)
+    lead = () if n == 1 else (n,)
+    affine, product = (torch.addmm, torch.mm) if n == 1 else (torch.baddbmm, torch.bmm)
     theta, g = (like.new_empty(n, sum(where.sizes)) for _ in range(2))
     (weights, biases), (weights_g, biases_g) = (
         _views(t, where, lead) for t in (theta, g)
     )
     widths = [weights[0].shape[-1], *(w.shape[-2] for w in weights)]
-    # what goes into each layer and, last, comes out; the loss's gradient by it
-    h, d = ([like.new_empty(*lead, batch, w) for w in widths] for _ in range(2))
+    # what each layer makes, but the last, and the loss's gradient by it
+    hidden = [like.new_empty(*lead, batch, w) for w in widths[1:-1]]
+    d = [like.new_empty(*lead, batch, w) for w in widths[1:]]
+    slope = like.new_tensor(2 / batch / widths[-1])
 
-    forward: list[Operation] = []
-    for i, (before, after) in enumerate(pairwise(h)):
-        forward.append(partial(affine, biases[i], before, weights[i].mT, out=after))
-        if i + 1 < len(weights):
-            forward.append(partial(torch.tanh_ if tanh else torch.relu_, after))
+    def cross(out: Tensor, y: Tensor, loss: Tensor) -> None:
+        logits = out.view(n, batch, -1)
+        losses, by = with_gradient(logits, y.view(n, batch), labels == "sum")
+        d[-1].copy_(by.view_as(out))
+        loss.copy_(losses)
 
-    backward: list[Operation] = []
-    for i in reversed(range(len(weights))):
-        by = d[i + 1]
-        backward.append(partial(product, by.mT, h[i], out=weights_g[i]))
-        backward.append(partial(torch.sum, by, -2, keepdim=True, out=biases_g[i]))
-        if i > 0:
-            backward.append(partial(product, by, weights[i], out=d[i]))
-            back = partial(tanh_back if tanh else relu_back, grad_input=d[i])
-            backward.append(partial(back, d[i], h[i], *(() if tanh else (0,))))
+    def gradient(x: Tensor, y: Tensor, out: Tensor, loss: Tensor) -> list[Operation]:
+        act: list[Operation] = []
+        for i, (before, after) in enumerate(pairwise([x, *hidden, out])):
+            act.append(partial(affine, biases[i], before, weights[i].mT, out=after))
+            if after is not out:
+                act.append(partial(torch.tanh_ if tanh else torch.relu_, after))
+        if labels:
+            act.append(partial(cross, out, y, loss))
+        else:
+            act += partial(out.sub_, y), partial(torch.mul, out, slope, out=d[-1])
+        for i, h in reversed([*enumerate([x, *hidden])]):
+            act.append(partial(product, d[i].mT, h, out=weights_g[i]))
+            act.append(partial(torch.sum, d[i], -2, keepdim=True, out=biases_g[i]))
+            if i > 0:
+                into = d[i - 1]
+                act.append(partial(product, d[i], weights[i], out=into))
+                back = partial(tanh_back if tanh else relu_back, grad_input=into)
+                act.append(partial(back, into, h, *(() if tanh else (0,))))
+        return act
 
-    # The sum of squares as a product: fewer operations.
-    off, nothing = d[-1].view(*lead, 1, -1), like.new_zeros(*lead, 1, 1)
-    share = 1 / off.shape[-1]
-    square = partial(affine, nothing, off, off.mT, beta=0, alpha=share)
-    return Workspace(theta, g, h[0], h[-1], d[-1], forward, square, backward)
+    @cache
+    def steps(s: int) -> Steps:
+        x, out = (like.new_empty(s, *lead, batch, w) for w in widths[:: len(weights)])
+        y = out.new_empty(out.shape[:-1], dtype=torch.int64) if labels else out + 0
+        losses = like.new_empty(s, n)
+
+        def found() -> Tensor:
+            if labels:
+                return losses.clone()
+            # The sums of squares as products: fewer operations.
+            off = out.view(s * n, 1, -1)
+            return torch.bmm(off, off.mT).div_(off.shape[-1]).view(s, n)
+
+        each = zip(x, y, out, losses, strict=True)
+        return x, y, [gradient(*one) for one in each], found
+
+    def walk(x: Tensor, y: Tensor, move: Operation) -> Tensor:
+        inputs, answers, gradients, losses = steps(len(x))
+        inputs.copy_(x.view_as(inputs))
+        answers.copy_(y.view_as(answers))
+        for gradient in gradients:
+            for operation in gradient:
+                operation()
+            move()
+        return losses()
+
+    return Space(theta, g, walk)
 
 
 def _views(
@@ -165,32 +184,3 @@ def _views(
     shapes = [shape if len(shape) == 2 else (1, *shape) for shape in where.shapes]
     views = [p.view(*lead, *shape) for p, shape in zip(parts, shapes, strict=True)]
     return views[::2], views[1::2]
-
-
-def gradient(space: Workspace, x: Tensor, y: Tensor, labels: str | None) -> Tensor:
-    """Leave the gradient of the loss at `space.theta` in `space.g`.
-
-    Args:
-        space: made for these shapes.
-        x: [n, B, in].
-        y: [n, B, out], or labels [n, B].
-        labels: of the cross-entropy, "mean" or "sum"; None is the mean squared error.
-
-    Returns:
-        [n]: the loss of each task.
-    """
-    n, d = len(y), space.d
-    space.x.copy_(x.view_as(space.x))
-    for operation in space.forward:
-        operation()
-    if labels is not None:
-        logits = space.out.view(n, *space.out.shape[-2:])
-        losses, by_logits = with_gradient(logits, y, labels == "sum")
-        d.copy_(by_logits.view_as(d))
-    else:
-        torch.sub(space.out, y.view_as(d), out=d)
-        losses = space.square()
-        d.mul_(2 / d.shape[-1] / d.shape[-2])
-    for operation in space.backward:
-        operation()
-    return losses.view(n)

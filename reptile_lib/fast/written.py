@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from threading import local
-from typing import Generic, Protocol, TypeVar, cast
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -16,37 +16,36 @@ from reptile_lib.kernel import Adapted, Autograd, batches_of, steps_on
 from reptile_lib.tasks import Batch
 
 GATHERED = 2**22  # numbers of minibatches that are gathered at a time; bounds memory
+STEPS = 10  # minibatches of a task that are gathered at a time; bounds memory, too
 
-Stepped = tuple[Tensor, State, Tensor]
-"""theta [n, P], state, losses [n]."""
+Block = tuple[Tensor, Tensor]
+"""x [s, n, B, ...] and y [s, n, B, ...], the minibatches of s steps."""
 
-Step = Callable[[Tensor, State, Tensor, Tensor], Stepped]
+Walk = Callable[[Tensor, Tensor, Callable[[], object]], Tensor]
+"""walk(x, y, move) -> losses [s, n]: takes a block's steps, each with a `move`."""
+
+Step = Callable[[Tensor, State, Tensor, Tensor], tuple[Tensor, State, Tensor]]
 """step(theta [n, P], state, x, y) -> theta, state, losses [n]."""
 
 
-class Space(Protocol):
-    """Where n tasks are adapted: parameters and their gradient, [n, P] both."""
+@dataclass(frozen=True)
+class Space:
+    """Where n tasks are adapted; its memory is used again step by step."""
 
-    @property
-    def theta(self) -> Tensor: ...  # noqa: D102
-    @property
-    def g(self) -> Tensor: ...  # noqa: D102
-
-
-S = TypeVar("S", bound=Space)
+    theta: Tensor  # [n, P]: the parameters
+    g: Tensor  # [n, P]: their gradient, which a walk leaves here before each move
+    walk: Walk
 
 
 @dataclass(frozen=True)
-class Net(Generic[S]):
+class Net:
     """A network and a criterion whose gradient is written out.
 
     Attributes:
         takes: whether these are examples and answers [n, B, ...] for the weights.
-        prepared: inputs [n, B, ...] -> what `gradient` wants of them, [n, B, ...].
-        workspace: (n, b, shape, like) -> buffers for n tasks and minibatches of b
+        prepared: inputs [n, B, ...] -> what a walk wants of them, [n, B, ...].
+        space: (n, b, shape, like) -> where n tasks are adapted with minibatches of b
             inputs of this shape.
-        gradient: (space, x, y) -> losses [n]; leaves the gradient at `space.theta` in
-            `space.g`.
         pack: vectors [..., P] in the model's order -> in this one's.
         unpack: back.
         compiled: inner -> a compiled inner step; None where there is none.
@@ -54,15 +53,14 @@ class Net(Generic[S]):
 
     takes: Callable[[Batch], bool]
     prepared: Callable[[Tensor], Tensor]
-    workspace: Callable[[int, int, torch.Size, Tensor], S]
-    gradient: Callable[[S, Tensor, Tensor], Tensor]
+    space: Callable[[int, int, torch.Size, Tensor], Space]
     pack: Callable[[Tensor], Tensor] = lambda vectors: vectors
     unpack: Callable[[Tensor], Tensor] = lambda vectors: vectors
     compiled: Callable[[InnerOptimizer], Step] | None = None
 
 
 @dataclass(frozen=True)
-class Written(Generic[S]):
+class Written:
     """The kernel of a network whose gradient is written out; vectors in its order.
 
     Args:
@@ -71,7 +69,7 @@ class Written(Generic[S]):
             does not.
     """
 
-    net: Net[S]
+    net: Net
     reference: Autograd
     _spaces: local = field(default_factory=local)  # each thread's, by what they are for
 
@@ -117,63 +115,67 @@ class Written(Generic[S]):
         keep_freed_memory()
         with torch.no_grad():  # threads do not hand it on
             x = cast(Tensor, support.x)
-            batches = _gathered(self.net.prepared(x), support.y, order)
+            blocks = _gathered(self.net.prepared(x), support.y, order)
             # an optimiser without a formula is another one in every call, and must not
             # be compiled anew each time
             formula = inner.formula if order.shape[1] and inner.stop is None else None
-            if self.net.compiled and formula:  # wants the same strides each time
-                return _stepped(self.net.compiled(inner), _dense(theta), state, batches)
+            if formula and self.net.compiled:
+                return _compiled(self.net.compiled(inner), theta, state, blocks)
             space = self._space(torch.Size((*order.shape[::2], *x.shape[2:])), theta)
             if not formula:
                 take = partial(self._at, space)
-                return steps_on(take, inner, theta, state, batches)
+                singly = (Batch(*one) for b in blocks for one in zip(*b, strict=True))
+                return steps_on(take, inner, theta, state, singly)
+            state = {name: _dense(v) for name, v in state.items()}
+            space.theta.copy_(theta)
+            move = partial(formula.in_place, space.g, state, space.theta)
+            losses = [space.walk(*block, move) for block in blocks]
+            return _adapted(space.theta.clone(), state, losses)
 
-            def step(theta: Tensor, state: State, x: Tensor, y: Tensor) -> Stepped:
-                losses = self.net.gradient(space, x, y)
-                formula.in_place(space.g, state, theta)
-                return theta, state, losses
-
-            start = space.theta.copy_(theta)
-            done = _stepped(step, start, state, batches)
-            return done._replace(theta=done.theta.clone())
-
-    def _at(self, space: S, theta: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+    def _at(self, space: Space, theta: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
         """Return the gradient, in memory that the next call uses, and losses."""
         space.theta.copy_(theta)
-        return space.g, self.net.gradient(space, cast(Tensor, batch.x), batch.y)
+        x, y = cast(Tensor, batch.x)[None], batch.y[None]
+        return space.g, space.walk(x, y, lambda: None)[0]
 
-    def _space(self, shape: torch.Size, like: Tensor) -> S:
+    def _space(self, shape: torch.Size, like: Tensor) -> Space:
         """Return this thread's buffers for minibatches [n, b, ...] of this shape."""
         key = shape, like.dtype, like.device
-        kept: dict[object, S] = self._spaces.__dict__.setdefault("by_shape", {})
+        kept: dict[object, Space] = self._spaces.__dict__.setdefault("by_shape", {})
         if key not in kept:
-            n, b, *rest = shape
-            kept[key] = self.net.workspace(n, b, torch.Size(rest), like)
+            kept[key] = self.net.space(shape[0], shape[1], shape[2:], like)
         return kept[key]
 
 
-def _stepped(
-    step: Step, theta: Tensor, state: State, batches: Iterable[Batch]
+def _compiled(
+    step: Step, theta: Tensor, state: State, blocks: Iterable[Block]
 ) -> Adapted:
-    """Take steps that nothing stops, at least one; the state is copied first."""
-    state = {name: _dense(v) for name, v in state.items()}
+    """Take compiled steps, which want the same strides each time."""
+    theta, state = _dense(theta), {name: _dense(v) for name, v in state.items()}
     losses = []
-    for x, y in batches:
-        theta, state, value = step(theta, state, cast(Tensor, x), y)
-        losses.append(value)
-    taken = theta.new_full(theta.shape[:1], len(losses), dtype=torch.int64)
-    return Adapted(theta, state, torch.stack(losses, -1), taken)
+    for x, y in (one for block in blocks for one in zip(*block, strict=True)):
+        theta, state, value = step(theta, state, x, y)
+        losses.append(value[None])
+    return _adapted(theta, state, losses)
+
+
+def _adapted(theta: Tensor, state: State, losses: list[Tensor]) -> Adapted:
+    """Return what came of steps, at least one, with these losses [s, n]."""
+    found = torch.cat(losses).mT.contiguous()
+    taken = theta.new_full(found.shape[:1], found.shape[1], dtype=torch.int64)
+    return Adapted(theta, state, found, taken)
 
 
 def _dense(value: Tensor) -> Tensor:
     return value.clone(memory_format=torch.contiguous_format)
 
 
-def _gathered(x: Tensor, y: Tensor, order: Tensor) -> Iterator[Batch]:
+def _gathered(x: Tensor, y: Tensor, order: Tensor) -> Iterator[Block]:
     """Gather the minibatches that order [n, k, b] names, many steps at a time."""
     n, k, b = order.shape
     rows = torch.arange(n, device=order.device)[:, None]
-    at_once = max(1, GATHERED // max(1, n * b * x.shape[2:].numel()))
+    size = max(1, n * b * x.shape[2:].numel())
+    at_once = min(max(1, GATHERED // size), STEPS)
     for first in range(0, k, at_once):
         now = order[:, first : first + at_once].transpose(0, 1)  # [steps, n, b]
-        yield from map(Batch, x[rows, now], y[rows, now])
+        yield x[rows, now], y[rows, now]

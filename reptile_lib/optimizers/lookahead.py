@@ -195,12 +195,8 @@ class Interpolated(Optimizer):
         key, theirs = self._key, self._call(hooks, state_dict.copy())
         groups, state = theirs["param_groups"], theirs["state"]
         ids = _ids(groups)
-        if _KEY in theirs:  # as first versions saved it
-            own = theirs[_KEY]
-            saved = dict(zip(ids, own["phi"], strict=False))  # none between rounds
-        else:
-            own = groups[0].get(key)
-            saved = {i: state[i][key] for i in ids if key in state.get(i, {})}
+        own = groups[0].get(key)
+        saved = {i: state[i][key] for i in ids if key in state.get(i, {})}
         if own is None:
             raise UserError(
                 "the state dict has no entry 'interpolated': another optimiser saved"
@@ -221,7 +217,7 @@ class Interpolated(Optimizer):
                 " use the model it was saved with"
             )
         rest = {i: _without(s, key) if i in saved else s for i, s in state.items()}
-        theirs = _without(theirs, _KEY) | {
+        theirs = theirs | {
             "state": {i: s for i, s in rest.items() if s or i not in saved},
             "param_groups": [_without(group, key) for group in groups],
         }

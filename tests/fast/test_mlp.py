@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from torch.nn.utils import parametrizations
 
 from reptile_lib import Batch, adam, adapt, conv4, mlp
-from reptile_lib.fast.mlp import Workspace, mlp_kernel
+from reptile_lib.fast.mlp import mlp_kernel
 from reptile_lib.fast.written import Written
 from reptile_lib.kernel import of_model
 from reptile_lib.params import ravel
@@ -25,7 +25,7 @@ Criterion = Callable[[Tensor, Tensor], Tensor]
 summed = partial(F.cross_entropy, reduction="sum")
 
 
-def kernel_of(model: nn.Module, criterion: Criterion) -> Written[Workspace] | None:
+def kernel_of(model: nn.Module, criterion: Criterion) -> Written | None:
     return mlp_kernel(model, criterion, of_model(model, criterion))
 
 

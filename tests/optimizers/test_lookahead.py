@@ -609,19 +609,6 @@ def test_a_rate_of_nought_is_a_step() -> None:
     assert optimizer.round_step == 1
 
 
-@pytest.mark.parametrize("round_step", [0, 1])
-def test_state_of_the_first_versions_loads(round_step: int) -> None:
-    weight, optimizer = by_hand(2.0, k=9)
-    phi = [torch.tensor(3.0)] * round_step
-    own = {"inner_steps": 2, "epsilon": 0.25, "round_step": round_step, "phi": phi}
-    optimizer.load_state_dict(
-        torch.optim.SGD([weight], lr=1.0).state_dict() | {"interpolated": own}
-    )
-    # 2 -> 1 -> 0, a quarter of the way; or 2 -> 1, a quarter of the way from 3.
-    expected = [[1, 1.5], [2.5, 1.5]][round_step]
-    assert descend(weight, optimizer.step, 2) == expected
-
-
 def nested(make: Make, model: nn.Module, k: int = 3) -> Interpolated:
     return Interpolated(Interpolated(make(model.parameters()), 2, 0.5), k, 0.25)
 
