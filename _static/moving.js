@@ -78,32 +78,61 @@ are a browser's own, so that mouse, touch and keyboard work without a line of co
 
     /** Add a plane of coordinates to draw on.
 
-        x and y are the ranges shown, width the pixels at full size. `y` grows upwards.
-        Returns { svg, x(value), y(value), at(event), inside(x, y) }; at() are the
-        coordinates of a pointer. */
+        x and y are the ranges shown, y growing upwards; width is that of full size, in
+        pixels. Of what it returns, x, y and pixels turn coordinates into pixels, at
+        gives the coordinates of a pointer, name writes letters beside a point. */
     plane({ x, y, width = 560, height, label }) {
-      height = height || (width * (y[1] - y[0])) / (x[1] - x[0]);
+      height = height || Math.round((width * (y[1] - y[0])) / (x[1] - x[0]));
       const svg = draw(this.pictures, "svg", {
         viewBox: `0 0 ${width} ${height}`,
         style: `max-width: ${width}px`,
-        role: "group",
+        role: "img", // handle() makes it a group
         "aria-label": label,
       });
+      const arrow = `moving-${(count += 1)}`; // for "marker-end": plane.arrow
+      const marker = { id: arrow, viewBox: "0 0 8 8", refX: 7, refY: 4, orient: "auto" };
+      const size = { markerWidth: 9, markerHeight: 9, markerUnits: "userSpaceOnUse" };
+      const head = draw(draw(svg, "defs"), "marker", { ...marker, ...size });
+      draw(head, "path", { class: "m-head", d: "M0 0 8 4 0 8Z" });
       draw(svg, "rect", { class: "m-frame", x: 0.5, y: 0.5, width: width - 1, height: height - 1 });
-      return {
+      const pixel = (value, [low, high], size) => clamp(((value - low) / (high - low)) * size, [-1e5, 1e5]);
+      const plane = {
         svg,
         width,
         height,
-        x: (value) => ((value - x[0]) / (x[1] - x[0])) * width,
-        y: (value) => ((y[1] - value) / (y[1] - y[0])) * height,
+        arrow: `url(#${arrow})`,
+        x: (value) => pixel(value, x, width),
+        y: (value) => height - pixel(value, y, height),
+        pixels: ([a, b]) => [plane.x(a), plane.y(b)],
         inside: (a, b) => a >= x[0] && a <= x[1] && b >= y[0] && b <= y[1],
+        /** From one point to another on the screen, of length 1; 0 if they are one. */
+        direction(from, to) {
+          const [dx, dy] = plane.pixels(to).map((value, i) => value - plane.pixels(from)[i]);
+          const length = Math.hypot(dx, dy) || 1;
+          return [dx / length, dy / length];
+        },
         at(event) {
           const box = svg.getBoundingClientRect();
           const across = (event.clientX - box.left) / box.width;
           const up = (box.bottom - event.clientY) / box.height;
           return [x[0] + across * (x[1] - x[0]), y[0] + up * (y[1] - y[0])];
         },
+        /** Name a point; `shift` pixels from it, and never across the frame. */
+        name(parent, text, point, shift, colour = "") {
+          if (!plane.inside(...point)) return;
+          const [a, b] = plane.pixels(point).map((value, i) => value + shift[i]);
+          const place = { x: clamp(a, [22, width - 22]), y: clamp(b, [14, height - 14]) + 5 };
+          draw(parent, "text", { class: colour, "text-anchor": "middle", ...place }, text);
+        },
+        /** Name both axes. */
+        axes(across, upwards) {
+          const corner = { x: width - 9, y: height - 10, "text-anchor": "end" };
+          draw(svg, "text", { class: "faint", ...corner }, across);
+          const turned = `translate(20 ${height / 2 + 60}) rotate(-90)`;
+          draw(svg, "text", { class: "faint", transform: turned }, upwards);
+        },
       };
+      return plane;
     }
 
     /** Add a button. */
@@ -183,6 +212,7 @@ are a browser's own, so that mouse, touch and keyboard work without a line of co
       // A finger needs more room than the dot takes.
       draw(element, "circle", { class: "m-room", r: Math.max(18, radius) });
       draw(element, "circle", { class: "m-dot", r: radius });
+      plane.svg.setAttribute("role", "group");
       let at = [0, 0];
       const want = (a, b) => moved(clamp(a, x), clamp(b, y));
       const moves = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowDown: [0, -1], ArrowUp: [0, 1] };

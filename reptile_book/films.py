@@ -8,19 +8,19 @@ import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image
 
-SIZE = (6.4, 4.6)  # inches, at 100 dots an inch
+SIZE = (6.4, 4.6)  # inches, at 100 dots per inch
 INK, FAINT, PAPER = "#222222", "#9A9A9A", "#FFFFFF"
 
 Frame = tuple[Image.Image, int]
 """A picture and for how many milliseconds it stands."""
 
 
-def paper() -> Figure:
+def paper(size: tuple[float, float] = SIZE) -> Figure:
     """Return an empty figure on white, which reads on any ground."""
     plt.rcParams.update(
         {"font.family": "DejaVu Sans", "mathtext.fontset": "dejavusans"}
     )
-    return plt.figure(figsize=SIZE, dpi=100, facecolor=PAPER)
+    return plt.figure(figsize=size, dpi=100, facecolor=PAPER)
 
 
 def drawn(figure: Figure) -> Image.Image:
