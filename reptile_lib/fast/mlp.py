@@ -158,7 +158,7 @@ def space(
                 return losses.clone()
             # The sums of squares as products: fewer operations.
             off = out.view(s * n, 1, -1)
-            return torch.bmm(off, off.mT).div_(off.shape[-1]).view(s, n)
+            return torch.bmm(off, off.mT).mul_(1 / off.shape[-1]).view(s, n)
 
         each = zip(x, y, out, losses, strict=True)
         return x, y, [gradient(*one) for one in each], found
