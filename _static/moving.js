@@ -135,6 +135,16 @@ are a browser's own, so that mouse, touch and keyboard work without a line of co
       return plane;
     }
 
+    /** Say what signs mean, below the drawing: [sign, colour, words]. */
+    legend(entries) {
+      const list = html(this.pictures, "ul", { class: "moving-legend" });
+      for (const [sign, colour, words] of entries) {
+        const entry = html(list, "li", {});
+        html(entry, "span", { class: colour, "aria-hidden": "true" }, sign);
+        entry.append(` ${words}`);
+      }
+    }
+
     /** Add a button. */
     button(text, action) {
       return html(this.buttons, "button", { type: "button", click: action }, text);
@@ -214,6 +224,7 @@ are a browser's own, so that mouse, touch and keyboard work without a line of co
       draw(element, "circle", { class: "m-dot", r: radius });
       plane.svg.setAttribute("role", "group");
       let at = [0, 0];
+      let grip = [0, 0]; // from the pointer to the point
       const want = (a, b) => moved(clamp(a, x), clamp(b, y));
       const moves = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowDown: [0, -1], ArrowUp: [0, 1] };
       set(element, {
@@ -227,11 +238,14 @@ are a browser's own, so that mouse, touch and keyboard work without a line of co
         pointerdown(event) {
           if (event.button !== 0) return;
           element.setPointerCapture(event.pointerId);
+          grip = plane.at(event).map((value, i) => at[i] - value);
           element.focus({ preventScroll: true });
           event.preventDefault();
         },
         pointermove(event) {
-          if (element.hasPointerCapture(event.pointerId)) want(...plane.at(event));
+          if (!element.hasPointerCapture(event.pointerId)) return;
+          const [a, b] = plane.at(event);
+          want(a + grip[0], b + grip[1]);
         },
       });
       return {

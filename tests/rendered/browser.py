@@ -199,13 +199,16 @@ class Browser:
             " requestAnimationFrame(done)))"
         )
 
-    def _mouse(self, kind: str, at: Point, held: int = 0) -> None:
-        button: dict[str, Any] = {"button": "left", "clickCount": 1}
-        pressing = button if kind != "mouseMoved" else {"button": "none"}
+    def _mouse(self, kind: str, at: Point, held: bool) -> None:
         self.call(
             "Input.dispatchMouseEvent",
-            type=kind, x=at[0], y=at[1], buttons=held, **pressing,
-        )  # fmt: skip
+            type=kind,
+            x=at[0],
+            y=at[1],
+            button="none" if kind == "mouseMoved" and not held else "left",
+            buttons=int(held),
+            clickCount=0 if kind == "mouseMoved" else 1,
+        )
 
     def click(self, selector: str) -> None:
         self.drag(selector, (0, 0))
@@ -216,15 +219,15 @@ class Browser:
 
     def drag_from(self, start: Point, by: Point, steps: int = 4) -> None:
         """Drag with the mouse from a place in the window."""
-        self._mouse("mouseMoved", start)
-        self._mouse("mousePressed", start, 1)
+        self._mouse("mouseMoved", start, held=False)
+        self._mouse("mousePressed", start, held=True)
         at = start
         if by != (0, 0):
             for step in range(1, steps + 1):
                 share = step / steps
                 at = (start[0] + by[0] * share, start[1] + by[1] * share)
-                self._mouse("mouseMoved", at, 1)
-        self._mouse("mouseReleased", at)
+                self._mouse("mouseMoved", at, held=True)
+        self._mouse("mouseReleased", at, held=False)
         self.frame()
 
     def tap(self, selector: str) -> None:
