@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from reptile_book import records, rows
 from reptile_book.adam_rates import (
     CHOICES,
     ROW,
@@ -126,3 +127,13 @@ def test_command_says_what_is_wrong(
     assert "give numbers" in capsys.readouterr().err
     assert main(["letters", "carry", *where]) == 2
     assert "letters" in capsys.readouterr().err
+
+
+def test_the_tuned_row_has_the_rate_that_was_chosen() -> None:
+    chosen = records.read_one(
+        Path(__file__).parents[2] / "results/adam-rates/omniglot-carry.json"
+    )
+    assert rows.ROWS["omniglot-5way-tuned"] == {
+        "data": "omniglot",
+        "lr": chosen["alpha"],
+    }
