@@ -48,7 +48,7 @@ gradient, and draw, which returns what is drawn thick while the task is trained 
         arc("B", "orange", [13.3, 1.0, 7.0], "14 5", [7.0, 3.0]),
         arc("C", "green", [0.1, -1.6, 7.5], "10 4 2 4", [0.25, 6.08]),
       ],
-      order: "120011202102022110201220", // as the library draws them
+      order: "120011202102022112010220", // as the library draws them
       start: [1.2, 1.0],
       settings: { epsilon: 0.5, k: 5, alpha: 0.35 },
       shown: 8,

@@ -123,13 +123,13 @@ after them. So a slider shows at once what another ε, k or α makes of the same
     function move() {
       const outer = inner === settings.k;
       [done, inner, part] = outer ? [done + 1, 0, 0] : [done, inner + 1, 0];
-      const by = playing;
-      if (!playing || done === LAST) stop();
+      const quiet = playing && done < LAST;
+      if (!quiet) stop();
       show();
       const { task, path } = now.rounds[Math.min(done, LAST - 1)];
       const end = inner === settings.k ? " The inner loop ends here, at φ̃." : "";
       const steps = `Inner step ${inner} of ${settings.k} on task ${task.name}: `;
-      kit.say(outer ? afterOuter() : steps + change(task, path, inner - 1, inner) + end, by);
+      kit.say(outer ? afterOuter() : steps + change(task, path, inner - 1, inner) + end, quiet);
     }
 
     const play = kit.button("Play", () => {

@@ -55,6 +55,7 @@ are a browser's own, so that mouse, touch and keyboard work without a line of co
   class Kit {
     constructor(figure) {
       this.figure = figure;
+      this.answered = -Infinity; // when the reader last did something
       this.stage = document.createElement("div");
       this.stage.className = "moving-stage";
       figure.insertBefore(this.stage, figure.querySelector("figcaption"));
@@ -69,9 +70,11 @@ are a browser's own, so that mouse, touch and keyboard work without a line of co
       return matchMedia("(prefers-reduced-motion: reduce)").matches;
     }
 
-    /** Say in words what happened. `quiet` is for what comes by itself: a screen
-        reader would never come to an end. */
+    /** Say in words what happened. `quiet` is for what comes by itself: it is not read
+        out, and for a while does not take the place of an answer to the reader. */
     say(text, quiet = false) {
+      if (quiet && performance.now() < this.answered + 4000) return;
+      if (!quiet) this.answered = performance.now();
       this.words.setAttribute("aria-live", quiet ? "off" : "polite");
       if (this.words.textContent !== text) this.words.textContent = text;
     }
@@ -222,6 +225,9 @@ are a browser's own, so that mouse, touch and keyboard work without a line of co
       // A finger needs more room than the dot takes.
       draw(element, "circle", { class: "m-room", r: Math.max(18, radius) });
       draw(element, "circle", { class: "m-dot", r: radius });
+      // A finger on it drags the point, not the page: touch-action does not suffice, as
+      // browsers differ on whether parts of a drawing have one.
+      element.addEventListener("touchstart", (event) => event.preventDefault(), { passive: false });
       plane.svg.setAttribute("role", "group");
       let at = [0, 0];
       let grip = [0, 0]; // from the pointer to the point

@@ -78,6 +78,11 @@ def meta_steps(
     return done
 
 
+def _point(at: Tensor) -> tuple[float, float]:
+    x, y = at.tolist()
+    return x, y
+
+
 def still() -> Image.Image:
     """Draw the way of φ, and the first inner loop."""
     done = meta_steps(SHOWN)
@@ -100,12 +105,13 @@ def still() -> Image.Image:
         axis.text(x, y, name, size=16, color=colour, weight="bold")
     big: dict[str, Any] = {"size": 22, "ha": "center", "va": "center"}
     axis.text(0.78, 1.05, r"$\phi$", **big)
-    axis.text(*(path[-1] + torch.tensor([0.0, 0.45])).tolist(), r"$\tilde\phi$", **big)
+    x, y = _point(path[-1])
+    axis.text(x, y + 0.45, r"$\tilde\phi$", **big)
     axis.plot(*path[[0, -1]].T, ":", color=INK, lw=1.2)
     axis.plot(*path.T, "o", ms=8, mec=PAPER, color=COLOURS[task])
     arrow = {"arrowstyle": "-|>", "color": INK, "lw": 1.5, "shrinkA": 0, "shrinkB": 0}
     for _, path, phi in done:
-        axis.annotate("", phi.tolist(), path[0].tolist(), arrowprops=arrow)
+        axis.annotate("", _point(phi), _point(path[0]), arrowprops=arrow)
     axis.plot(*START, "o", ms=15, color=INK, mec=PAPER)
     return films.drawn(figure)
 

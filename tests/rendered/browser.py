@@ -107,13 +107,21 @@ class Browser:
 
     # ---- Opening a page ----------------------------------------------------------
 
-    def open(self, url: str, width: int, touch: bool = False, **media: str) -> None:
+    def open(
+        self,
+        url: str,
+        width: int,
+        touch: bool = False,
+        scripts: bool = True,
+        **media: str,
+    ) -> None:
         """Open a page and wait until it is drawn.
 
         Args:
             url: of the page.
             width: of the window in pixels.
             touch: whether the screen can be touched.
+            scripts: whether the page's scripts run.
             media: what the reader prefers: `prefers_color_scheme="dark"`,
                 `prefers_reduced_motion="reduce"`.
         """
@@ -125,11 +133,14 @@ class Browser:
             mobile=width < 500,
         )
         self.call("Emulation.setTouchEmulationEnabled", enabled=touch)
+        self.call("Emulation.setScriptExecutionDisabled", value=not scripts)
         self.prefer(**media)
         self.events.clear()
         self.call("Page.navigate", url=url)
         while not any(e["method"] == "Page.loadEventFired" for e in self.events):
             self.receive()
+        if not scripts:
+            return
         self.evaluate(
             "(async () => { if (window.MathJax && MathJax.startup)"
             " await MathJax.startup.promise;"
