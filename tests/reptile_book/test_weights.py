@@ -7,15 +7,13 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
-from torch.nn import functional as F
 
 from reptile_book import weights
 from reptile_book.wave_control import LAST_STEP, curve, fit
-from reptile_lib import Reptile, Sine, UserError, draw, mlp, sgd
-from reptile_lib.learner import MetaLearner
+from reptile_lib import Sine, UserError, draw
 from reptile_lib.tasks import Batch, Episodes
 from tests.javascript.node import needs_node, run, tensor
+from tests.kit import start_of_the_figure
 
 
 def notebook(folder: Path, *cells: str) -> Path:
@@ -24,16 +22,6 @@ def notebook(folder: Path, *cells: str) -> Path:
     prose = {"cell_type": "markdown", "source": ["no code"]}
     path.write_text(json.dumps({"cells": [prose, *made]}), encoding="utf-8")
     return path
-
-
-def learner_at(start: str) -> MetaLearner:
-    """Return a learner with a start as the committed file has it, in float64."""
-    found = weights.read("sine")
-    network = mlp(*found["sizes"], activation=nn.Tanh).double()
-    learner = Reptile(network, sgd(0.1), 1, criterion=F.mse_loss, device="cpu")
-    phi = weights.decoded(found["starts"][start]).double()
-    learner.state = learner.state._replace(phi=phi)
-    return learner
 
 
 def only(tasks: Episodes, i: int) -> Episodes:
@@ -113,7 +101,7 @@ def test_in_javascript_the_starts_have_the_librarys_losses() -> None:
     drawn = draw(Sine(points=10), 3)
     waves = [only(drawn, i) for i in range(3)]
     told = {
-        start: [fit(learner_at(start), wave, weights.RATE) for wave in waves]
+        start: [fit(start_of_the_figure(start), wave, weights.RATE) for wave in waves]
         for start in weights.STARTS
     }
     found = run(
