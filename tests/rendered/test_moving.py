@@ -109,6 +109,7 @@ def test_the_figures_are_there() -> None:
     kinds = {kind: name(path) for path, kind in MOVING}
     assert kinds["moving-arcs"] == "intro.html"
     assert kinds["moving-bowls"] == "chapters/01-overview/definition.html"
+    assert kinds["moving-wave"] == "chapters/01-overview/motivation.html"
     assert kinds["moving-rest"] == "chapters/03-algorithm/convergence.html"
 
 
