@@ -55,6 +55,7 @@ gradient, and draw, which returns what is drawn thick while the task is trained 
       plays: true,
       left: (text) => `${text} from its arc`,
       way: (text) => `an inner step goes ${text} of the way to the arc`,
+      beyond: [["goes", "ends"], "the arc"],
       place: ([a, b, c]) => `φ is ${a} from arc A, ${b} from B and ${c} from C.`,
     },
     bowls: {
@@ -76,6 +77,7 @@ gradient, and draw, which returns what is drawn thick while the task is trained 
       plays: false,
       left: (text) => `loss ${text}`,
       way: (text) => `an inner step goes up to ${text} of the way to the star`,
+      beyond: [["can go", "can end"], "the star"],
       place: (_, [first, second]) => `φ is at (${first}, ${second}).`,
     },
   };

@@ -95,14 +95,15 @@ after them. So a slider shows at once what another ε, k or α makes of the same
       return `the last inner loop, on task ${task.name}: ${change(task, path, 0, path.length - 1)}`;
     }
     function way(alpha) {
-      if (alpha > 2) return "an inner step ends farther from the solution than it began";
-      return alpha > 1 ? "an inner step goes too far, beyond the solution" : scene.way(n(alpha));
+      const [can, target] = scene.beyond;
+      if (alpha > 2) return `an inner step ${can[1]} farther from the solution than it began`;
+      return alpha > 1 ? `an inner step ${can[0]} too far, beyond ${target}` : scene.way(n(alpha));
     }
     function afterOuter() {
       if (done < LAST || !settings.epsilon) return `Meta-step ${done}: ${kept()} ${place()}`;
       const hops = now.rounds.slice(-6).map(({ path, phi }) => Math.hypot(phi[0] - path[0][0], phi[1] - path[0][1]));
       const largest = n(Math.max(...hops));
-      return `${LAST} meta-steps: φ stays among the tasks and hops, lately by up to ${largest}. A smaller ε makes smaller hops. ${place()}`;
+      return `${LAST} meta-steps: φ goes on hopping, lately by up to ${largest}. A smaller ε makes smaller hops. ${place()}`;
     }
 
     const ticker = kit.ticker((passed) => {
