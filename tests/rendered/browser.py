@@ -125,13 +125,7 @@ class Browser:
             media: what the reader prefers: `prefers_color_scheme="dark"`,
                 `prefers_reduced_motion="reduce"`.
         """
-        self.call(
-            "Emulation.setDeviceMetricsOverride",
-            width=width,
-            height=800,
-            deviceScaleFactor=1,
-            mobile=width < 500,
-        )
+        self.resize(width)
         self.call("Emulation.setTouchEmulationEnabled", enabled=touch)
         self.call("Emulation.setScriptExecutionDisabled", value=not scripts)
         self.prefer(**media)
@@ -145,6 +139,16 @@ class Browser:
             "(async () => { if (window.MathJax && MathJax.startup)"
             " await MathJax.startup.promise;"
             " await new Promise(done => setTimeout(done, 100)); })()"
+        )
+
+    def resize(self, width: int) -> None:
+        """Make the window so many pixels wide; below 500 it is a phone's."""
+        self.call(
+            "Emulation.setDeviceMetricsOverride",
+            width=width,
+            height=800,
+            deviceScaleFactor=1,
+            mobile=width < 500,
         )
 
     def prefer(self, medium: str = "", **media: str) -> None:

@@ -302,7 +302,7 @@ def test_buttons_of_a_loop(browser: Browser, scene: str, means: str) -> None:
         figure.use(figure.button("Next task"), means)
     assert near(figure.point(".m-phi"), last[-1], figure)
     hops = [(one[-1] - one[0]).norm().item() for one in wanted[-6:]]
-    assert f"hops, lately by up to {max(hops):.2f}" in figure.words()
+    assert f"goes on hopping, lately by up to {max(hops):.2f}" in figure.words()
     assert browser.of(figure.button("Next task"), "it.disabled")
 
 

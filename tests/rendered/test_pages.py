@@ -2,12 +2,11 @@
 
 import json
 import re
-import time
 from collections.abc import Iterator
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
-from urllib.parse import quote, unquote, urldefrag, urlsplit
+from urllib.parse import unquote, urldefrag, urlsplit
 
 import pytest
 import yaml
@@ -16,7 +15,6 @@ from bs4 import BeautifulSoup
 from tests.rendered.book import (
     ARTICLES,
     HTML,
-    OPENED,
     PAGES,
     ROOT,
     article,
@@ -24,7 +22,6 @@ from tests.rendered.book import (
     parsed,
     value,
 )
-from tests.rendered.browser import Browser
 
 
 def elsewhere(url: str) -> bool:
@@ -207,70 +204,3 @@ def test_every_public_module_has_an_api_page() -> None:
         page = HTML.joinpath("chapters/appendices/api", *parts, "index.html")
         assert page.exists(), ".".join(parts)
         assert f"module-{'.'.join(parts)}" in anchors(page)
-
-
-# Formulas that reach out of the screen, but for those in what scrolls sideways.
-CUT = """
-[...document.querySelectorAll('mjx-container')]
-  .filter(box => !box.closest('.pst-scrollable-table-container'))
-  .filter(box => box.firstElementChild.getBoundingClientRect().right > innerWidth)
-  .map(box => box.parentElement.textContent.trim())
-"""
-
-
-@pytest.mark.parametrize("width", [1280, 390])
-def test_opened_from_disk_pages_work(browser: Browser, width: int) -> None:
-    wrong = []
-    for path in OPENED:
-        browser.open(path.as_uri(), width)
-        asked = browser.asked()
-        wrong += [
-            (name(path), u) for u in asked if not u.startswith(("file:", "data:"))
-        ]
-        wrong += [(name(path), e) for e in browser.errors()]
-        assert asked
-        wide = browser.evaluate("document.documentElement.scrollWidth")
-        if wide > width:
-            wrong.append((name(path), f"{wide} pixels wide on a screen of {width}"))
-        if parsed(path).find(class_="math") and not browser.evaluate(
-            "document.querySelectorAll('mjx-container').length"
-        ):
-            wrong.append((name(path), "formulas were not set"))
-        for formula in browser.evaluate(CUT):
-            wrong.append((name(path), f"does not fit in {width} pixels: {formula}"))
-        if browser.evaluate("document.querySelectorAll('mjx-merror').length"):
-            wrong.append((name(path), "a formula has an error"))
-    assert not wrong, "\n".join(f"{page}: {what}" for page, what in wrong)
-
-
-def search(browser: Browser, words: str) -> set[str]:
-    """Search the book; return the pages that are found."""
-    browser.open((HTML / "search.html").as_uri() + f"?q={quote(words)}", 1280)
-    deadline = time.monotonic() + 60
-    while not browser.evaluate("document.querySelector('.search-summary').textContent"):
-        assert time.monotonic() < deadline, "the search does not end"
-        time.sleep(0.1)
-    found = browser.evaluate(
-        "[...document.querySelectorAll('#search-results li a')].map(a => a.pathname)"
-    )
-    return {name(Path(unquote(path))) for path in found}
-
-
-def test_search_page_works_from_disk(browser: Browser) -> None:
-    assert "chapters/01-overview/index.html" in search(browser, "reptile")
-    assert search(browser, "nosuchword") == set()
-
-
-PARTS = ["权重", "共享", "收敛", "优化", "切换", "策略", "梯度", "原理", "基础", "框"]
-
-
-@pytest.mark.parametrize("words", [*PARTS, "权重共享", "模型 切换"])
-def test_search_finds_chinese_words(browser: Browser, words: str) -> None:
-    wanted = {
-        name(path)
-        for path in ARTICLES
-        if name(path) != "genindex.html"  # made of the pages, and not searched
-        and all(word in article(path).get_text() for word in words.split())
-    }
-    assert wanted
-    assert wanted <= search(browser, words)
