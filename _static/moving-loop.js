@@ -96,7 +96,7 @@ after them. So a slider shows at once what another ε, k or α makes of the same
     }
     function way(alpha) {
       const [can, target] = scene.beyond;
-      if (alpha > 2) return `an inner step ${can[1]} farther from the solution than it began`;
+      if (alpha > 2) return `close to ${target}, an inner step ${can[1]} farther from it than it began`;
       return alpha > 1 ? `an inner step ${can[0]} too far, beyond ${target}` : scene.way(n(alpha));
     }
     function afterOuter() {

@@ -60,7 +60,7 @@ class Browser:
             time.sleep(0.1)
         port, path = port_file.read_text().split()
         self.socket = websocket.create_connection(
-            f"ws://127.0.0.1:{port}{path}", suppress_origin=True, timeout=60
+            f"ws://127.0.0.1:{port}{path}", suppress_origin=True, timeout=120
         )
         self.last = 0
         self.session: str | None = None
