@@ -103,7 +103,7 @@ after them. So a slider shows at once what another ε, k or α makes of the same
       if (done < LAST || !settings.epsilon) return `Meta-step ${done}: ${kept()} ${place()}`;
       const hops = now.rounds.slice(-6).map(({ path, phi }) => Math.hypot(phi[0] - path[0][0], phi[1] - path[0][1]));
       const largest = n(Math.max(...hops));
-      return `${LAST} meta-steps: φ goes on hopping, lately by up to ${largest}. A smaller ε makes smaller hops. ${place()}`;
+      return `${LAST} meta-steps: φ goes on hopping, lately by up to ${largest}. A smaller ε makes smaller hops, and needs more of them. ${place()}`;
     }
 
     const ticker = kit.ticker((passed) => {

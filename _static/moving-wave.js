@@ -16,7 +16,7 @@ are taken here (reptile.js). The still picture is drawn by reptile_book/wave_con
       name: "random weights",
       looks: { class: "green", "stroke-dasharray": "3 5" },
       before: "Nothing has been learnt yet.",
-      after: "The steps bend an arbitrary curve; between the ten points it has nothing to go by.",
+      after: "The steps bend an arbitrary curve, slow to fit even the ten points; between them it has nothing to go by.",
     },
     joint: {
       name: "joint training",
@@ -28,7 +28,7 @@ are taken here (reptile.js). The still picture is drawn by reptile_book/wave_con
       name: "Reptile’s φ",
       looks: { class: "blue" },
       before: "Before any step it is no solution either. Take a few steps.",
-      after: "Trained to be good after a few steps, it has learnt what a wave looks like; the ten points only say which one it is.",
+      after: "Trained to be good after a few steps, it has learnt what a wave looks like; ten points of one only say which.",
     },
   };
   const NAMES = Object.keys(STARTS);
