@@ -143,10 +143,12 @@ after them. So a slider shows at once what another ε, k or α makes of the same
     });
     const one = kit.button("One step", () => {
       if (part) move(); // a second press does not wait for the first
-      else go(false);
+      if (done < LAST) go(false);
       show();
     });
     const next = kit.button("Next task", () => {
+      if (part && inner === settings.k) move();
+      if (done === LAST) return;
       [inner, part] = [settings.k, 0];
       show();
       go(playing);

@@ -171,6 +171,27 @@ def test_play_and_pause(browser: Browser, scene: str) -> None:
     assert torch.equal(figure.point(".m-phi"), rest)
 
 
+@pytest.mark.parametrize("text", ["Next task", "One step"])
+def test_no_press_is_lost(browser: Browser, text: str) -> None:
+    """Presses that come while the drawing moves finish the move, and make their own."""
+    figure = opened_loop(browser, "bowls")
+    figure.use(figure.button("Start again"), "mouse")
+    count = {"Next task": 3, "One step": int(figure.value("k")) + 1}[text]
+    browser.evaluate(
+        f"(async () => {{ for (let i = 0; i < {count}; i++) {{"
+        f' document.querySelector("{figure.button(text)}").click();'
+        " await new Promise(done => setTimeout(done, 60)); }"
+        " await new Promise(done => { const look = () => document.querySelector("
+        "'.moving-words').textContent.startsWith('Meta-step') ? done() :"
+        " requestAnimationFrame(look); setTimeout(done, 10000); look(); }); })()"
+    )
+    done = 3 if text == "Next task" else 1
+    browser.evaluate("new Promise(done => setTimeout(done, 2500))")
+    assert figure.words().startswith(f"Meta-step {done}: ")
+    wanted = rounds(figure, "bowls", done)[-1][-1]
+    assert near(figure.point(".m-phi"), wanted, figure)
+
+
 def test_it_starts_by_itself_unless_asked_for_less_motion(browser: Browser) -> None:
     opened_loop(browser, "arcs")
     assert browser.of(".moving-buttons button", "it.textContent") == "Pause"
