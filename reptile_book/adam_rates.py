@@ -14,7 +14,6 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -220,25 +219,17 @@ def record(
     """
     if name not in CHOICES:
         raise UserError(f"unknown choice {name!r}; take one of {', '.join(CHOICES)}")
-    choice, config = CHOICES[name], study.as_dict()
-    into = folder / ROW
-    first = studies.kept(
-        into / f"{data}-{name}.json",
-        config,
-        lambda: choose(data, choice, study, say) | {"command": _command(data, name)},
+    choice = CHOICES[name]
+    return studies.one_by_one(
+        folder / ROW,
+        f"{data}-{name}",
+        seeds,
+        study.as_dict(),
+        f"python -m reptile_book.adam_rates {data} {name}",
+        choose=lambda: choose(data, choice, study, say),
+        final=lambda first, seed: final(data, choice, first["alpha"], seed, study),
+        say=say,
     )
-    made = [first]
-    for seed in seeds:
-        path = into / f"{data}-{name}-{seed}.json"
-        alone = partial(final, data, choice, first["alpha"], seed, study)
-        how = {"command": f"{_command(data, name)} --seeds {seed}"}
-        made.append(studies.kept(path, config, lambda: alone() | how))  # noqa: B023
-        say(f"{ROW}: {path.name}: {made[-1]['metrics']}")
-    return made
-
-
-def _command(data: str, name: str) -> str:
-    return f"python -m reptile_book.adam_rates {data} {name}"
 
 
 def main(arguments: list[str] | None = None) -> int:

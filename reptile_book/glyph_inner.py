@@ -241,21 +241,16 @@ def record(
     """
     if way not in WAYS:
         raise UserError(f"unknown way {way!r}; take one of {', '.join(WAYS)}")
-    config, name = study.as_dict(), f"{way}-{group}"
-    command = {"command": f"python -m reptile_book.glyph_inner {way}"}
-    first = studies.kept(
-        folder / ROW / f"{name}.json",
-        config,
-        lambda: choose(way, group, study, say) | command,
+    return studies.one_by_one(
+        folder / ROW,
+        f"{way}-{group}",
+        seeds,
+        study.as_dict(),
+        f"python -m reptile_book.glyph_inner {way}",
+        choose=lambda: choose(way, group, study, say),
+        final=lambda choice, seed: final(way, group, choice, seed, study),
+        say=say,
     )
-    made = [first]
-    for seed in seeds:
-        path = folder / ROW / f"{name}-{seed}.json"
-        alone = partial(final, way, group, first, seed, study)
-        how = {"command": f"{command['command']} --seeds {seed}"}
-        made.append(studies.kept(path, config, lambda: alone() | how))  # noqa: B023
-        say(f"{ROW}: {path.name}: {made[-1]['accuracy']}")
-    return made
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -91,6 +91,43 @@ def kept(path: Path, config: Record, make: Callable[[], Record]) -> Record:
     return records.read_one(path)
 
 
+def one_by_one(
+    into: Path,
+    name: str,
+    seeds: Sequence[int],
+    config: Record,
+    command: str,
+    *,
+    choose: Callable[[], Record],
+    final: Callable[[Record, int], Record],
+    say: Callable[[str], None] = print,
+) -> list[Record]:
+    """Choose, then do seed after seed, unless that is recorded; return all records.
+
+    Args:
+        into: folder of the study.
+        name: the choice is `<name>.json`, a seed `<name>-<seed>.json`.
+        seeds: of the trainings.
+        config: settings that all are recorded with.
+        command: recorded with the choice; that of a seed names the seed as well.
+        choose: makes the choice.
+        final: (choice, seed) -> the record of a seed.
+        say: told what is recorded.
+
+    Raises:
+        UserError: a record is of other settings.
+    """
+    told = {"command": command}
+    choice = kept(into / f"{name}.json", config, lambda: choose() | told)
+    made = [choice]
+    for seed in seeds:
+        told = {"command": f"{command} --seeds {seed}"}
+        path = into / f"{name}-{seed}.json"
+        made.append(kept(path, config, lambda: final(choice, seed) | told))  # noqa: B023
+        say(f"{path} is recorded")
+    return made
+
+
 def run(
     into: Path,
     seeds: Sequence[int],
