@@ -155,8 +155,8 @@ are a browser's own, so that mouse, touch and keyboard work without a line of co
 
     /** Add a slider. Returns { value, input }; value can be set, which calls nothing.
 
-        text(value) is what stands beside it, spoken(value) what is read out. */
-    slider({ label, min, max, step, value, text = String, spoken = text, change }) {
+        text(value) is what stands beside it and is read out. */
+    slider({ label, min, max, step, value, text = String, change }) {
       const id = `moving-${(count += 1)}`;
       const row = html(this.sliders, "div", { class: "moving-slider" });
       html(row, "label", { for: id }, label);
@@ -164,7 +164,7 @@ are a browser's own, so that mouse, touch and keyboard work without a line of co
       const output = html(row, "output", { for: id });
       const show = () => {
         output.textContent = text(Number(input.value));
-        input.setAttribute("aria-valuetext", spoken(Number(input.value)));
+        input.setAttribute("aria-valuetext", output.textContent);
       };
       input.value = value;
       show();
@@ -198,7 +198,6 @@ are a browser's own, so that mouse, touch and keyboard work without a line of co
         return input;
       });
       return {
-        group,
         get value() {
           return inputs.find((input) => input.checked).value;
         },
@@ -270,7 +269,7 @@ are a browser's own, so that mouse, touch and keyboard work without a line of co
       };
     }
 
-    /** Return { start(), stop(), running }: while it runs and can be seen,
+    /** Return { start(), stop() }: while it runs and can be seen,
         tick(milliseconds since the last one) is called before each frame. */
     ticker(tick) {
       let wanted = false;
@@ -299,9 +298,6 @@ are a browser's own, so that mouse, touch and keyboard work without a line of co
       return {
         start: () => ((wanted = true), update()),
         stop: () => ((wanted = false), update()),
-        get running() {
-          return wanted;
-        },
       };
     }
 
@@ -321,7 +317,7 @@ are a browser's own, so that mouse, touch and keyboard work without a line of co
     }
   }
 
-  Object.assign(Kit.prototype, { html, draw, set, number, clamp });
+  Object.assign(Kit.prototype, { html, draw, set, number });
 
   globalThis.Moving = {
     /** Make the figures of the class moving-NAME move: make(kit, figure). */
