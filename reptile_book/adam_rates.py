@@ -31,11 +31,11 @@ from reptile_lib.inner_loop import InnerLoop
 from reptile_lib.learner import MetaLearner
 from reptile_lib.meta import Target, reptile
 from reptile_lib.optimizers.formulas import adam
+from reptile_lib.optimizers.schedules import linear
 from reptile_lib.params import layout
 from reptile_lib.rng import TEST, VALIDATE
 from reptile_lib.runs import run
 from reptile_lib.runs.settings import Settings
-from reptile_lib.schedules import linear
 from reptile_lib.tasks import Episodes
 
 ROW = "adam-rates"

@@ -27,7 +27,8 @@ from torch.nn.utils import vector_to_parameters
 
 from reptile_book import records, studies
 from reptile_book.records import Record
-from reptile_lib.data import load
+from reptile_book.transform import TransformModel, ridge_head
+from reptile_lib.data.sets import load
 from reptile_lib.device import find_device
 from reptile_lib.distributions.few_shot import FewShotTasks
 from reptile_lib.examples import Splits
@@ -39,7 +40,6 @@ from reptile_lib.params import ravel
 from reptile_lib.rng import TEST, VALIDATE
 from reptile_lib.runs.run import reopen
 from reptile_lib.tasks import Episodes, draw_tasks
-from reptile_lib.theory.transform import TransformModel, ridge_head
 
 ROW = "glyph-heads"
 TRAINED = "glyphs-5way"

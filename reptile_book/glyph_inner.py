@@ -23,7 +23,7 @@ from statistics import fmean
 
 from reptile_book import records, studies
 from reptile_book.records import Record
-from reptile_lib.data import load
+from reptile_lib.data.sets import load
 from reptile_lib.device import find_device
 from reptile_lib.distributions.few_shot import FewShotTasks
 from reptile_lib.errors import UserError
@@ -33,8 +33,8 @@ from reptile_lib.inner import InnerOptimizer
 from reptile_lib.learner import MetaLearner, Reptile
 from reptile_lib.models.conv4 import conv4
 from reptile_lib.optimizers.formulas import adam, gd, sgd
+from reptile_lib.optimizers.schedules import linear
 from reptile_lib.rng import TEST, VALIDATE
-from reptile_lib.schedules import linear
 
 ROW = "glyph-inner"
 GROUPS = (

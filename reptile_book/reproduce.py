@@ -15,7 +15,7 @@ from typing import Any
 
 from reptile_book import headline, records, results, rows, sine_row
 from reptile_book.rows import SHOTS, Budget, Changes, row_name
-from reptile_lib.device import find_device, peak_memory_mb
+from reptile_lib.device import find_device
 from reptile_lib.distributions.few_shot import FewShotTasks
 from reptile_lib.errors import UserError
 from reptile_lib.inner import Moments
@@ -124,7 +124,7 @@ def _record(
         "inner_steps": config["meta_steps"]
         * config["meta_batch"]
         * config["inner_steps"],
-        "peak_memory_mb": peak_memory_mb(learner.phi.device),
+        "peak_memory_mb": records.peak_memory_mb(learner.phi.device),
         "processes": here().size,
         "trained_together": learner.history[-1].get("runs", 1),
         **made_with,

@@ -32,8 +32,8 @@ from reptile_lib.distributions.sine import Sine
 from reptile_lib.inner import InnerOptimizer, Moments
 from reptile_lib.learner import Reptile
 from reptile_lib.optimizers.formulas import adam, gd, momentum, sgd
+from reptile_lib.optimizers.schedules import linear
 from reptile_lib.rng import TEST, VALIDATE
-from reptile_lib.schedules import linear
 from reptile_lib.tasks import Episodes
 
 ROW = "sine-inner"

@@ -31,15 +31,15 @@ from reptile_book import records, studies
 from reptile_book.records import Record
 from reptile_book.sine_starts import How, kernel_of, means, network, tuned
 from reptile_book.studies import Pair
-from reptile_lib.device import find_device, peak_memory_mb
+from reptile_lib.device import find_device
 from reptile_lib.distributions.sine import Sine
 from reptile_lib.inner import InnerOptimizer
 from reptile_lib.learner import MetaLearner
 from reptile_lib.meta import Rule, fomaml, joint, maml, reptile
 from reptile_lib.optimizers.formulas import adam, sgd
+from reptile_lib.optimizers.schedules import linear
 from reptile_lib.params import ravel
 from reptile_lib.rng import TEST, VALIDATE
-from reptile_lib.schedules import linear
 from reptile_lib.tasks import draw_tasks
 
 ROW = "sine-methods"
@@ -354,7 +354,7 @@ def finals(
             "evaluate_seconds": time.perf_counter() - began,
             "trained_together": len(seeds),
             "processes": 1,
-            "peak_memory_mb": peak_memory_mb(torch.device("cpu")),
+            "peak_memory_mb": records.peak_memory_mb(torch.device("cpu")),
             **made_with,
             "command": f"python -m reptile_book.sine_methods --seeds {seed}",
         }

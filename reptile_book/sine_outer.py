@@ -32,9 +32,10 @@ from reptile_lib.device import find_device
 from reptile_lib.distributions.sine import Sine
 from reptile_lib.inner import InnerOptimizer
 from reptile_lib.learner import Reptile
+from reptile_lib.meta import Schedule
 from reptile_lib.optimizers.formulas import adam, momentum, sgd
+from reptile_lib.optimizers.schedules import constant, cosine, linear
 from reptile_lib.rng import TEST, VALIDATE
-from reptile_lib.schedules import Schedule, constant, cosine, linear
 from reptile_lib.tasks import Episodes
 
 ROW = "sine-outer"

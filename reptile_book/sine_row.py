@@ -17,10 +17,10 @@ from reptile_lib.fit.side_by_side import fit_side_by_side
 from reptile_lib.learner import MetaLearner, Reptile
 from reptile_lib.models.mlp import mlp
 from reptile_lib.optimizers.formulas import sgd
+from reptile_lib.optimizers.schedules import linear
 from reptile_lib.parallel.signals import uninterrupted
 from reptile_lib.parallel.team import here, say
 from reptile_lib.runs.run import CHECKPOINT, held
-from reptile_lib.schedules import linear
 from reptile_lib.storage import checkpoint
 from reptile_lib.tasks import Tasks
 

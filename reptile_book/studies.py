@@ -22,9 +22,8 @@ from reptile_lib.fit.side_by_side import fit_side_by_side
 from reptile_lib.inner import State
 from reptile_lib.inner_loop import InnerLoop
 from reptile_lib.learner import MetaLearner
-from reptile_lib.meta import Rule, Target
+from reptile_lib.meta import Rule, Schedule, Target
 from reptile_lib.runs.cli import plain_output
-from reptile_lib.schedules import Schedule
 from reptile_lib.tasks import Episodes, Tasks
 
 Pair = tuple[float, float]

@@ -1,6 +1,6 @@
 """Reptile: learn an initialisation from which a few gradient steps solve a new task."""
 
-from reptile_lib.data import load
+from reptile_lib.data.sets import load
 from reptile_lib.distributions.few_shot import FewShotTasks
 from reptile_lib.distributions.groups import GroupTasks
 from reptile_lib.distributions.sine import Sine
@@ -14,8 +14,8 @@ from reptile_lib.models.conv4 import conv4
 from reptile_lib.models.mlp import mlp
 from reptile_lib.optimizers.formulas import adam, gd, momentum, sgd
 from reptile_lib.optimizers.lookahead import Interpolated
+from reptile_lib.optimizers.schedules import constant, cosine, linear
 from reptile_lib.optimizers.stopping import SwitchAtThreshold, SwitchEvery
-from reptile_lib.schedules import constant, cosine, linear
 from reptile_lib.tasks import Batch, Episodes, draw
 from reptile_lib.theory.quadratics import Quadratics
 

@@ -1,4 +1,4 @@
-"""The device that computes, and its memory."""
+"""The device that computes."""
 
 import torch
 
@@ -39,14 +39,3 @@ def out_of_memory(error: Exception) -> bool:
     # On a CPU torch raises a plain RuntimeError.
     known = isinstance(error, MemoryError | torch.OutOfMemoryError)
     return known or "DefaultCPUAllocator" in str(error)
-
-
-def peak_memory_mb(device: torch.device) -> float:
-    """Return the most memory this process has held so far, on `device`, in MB."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 1e6
-    import resource  # POSIX only
-    import sys
-
-    unit = 1e6 if sys.platform == "darwin" else 1e3  # bytes there, kilobytes on Linux
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit

@@ -34,10 +34,18 @@ from reptile_lib.fit.loop import Loop, memory_told
 from reptile_lib.fit.prepare import fastest_engine, training
 from reptile_lib.inner import InnerOptimizer, Moments, State
 from reptile_lib.kernel import Criterion, Kernel
-from reptile_lib.meta import MetaState, Rule, Team, fomaml, joint, maml, reptile
+from reptile_lib.meta import (
+    MetaState,
+    Rule,
+    Schedule,
+    Team,
+    fomaml,
+    joint,
+    maml,
+    reptile,
+)
 from reptile_lib.parallel.team import here
 from reptile_lib.params import layout, ravel
-from reptile_lib.schedules import Schedule
 from reptile_lib.storage import checkpoint
 from reptile_lib.tasks import Tasks
 

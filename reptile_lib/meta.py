@@ -25,10 +25,12 @@ from reptile_lib.inner import InnerOptimizer, Moments, State, mean_state
 from reptile_lib.inner_loop import InnerLoop
 from reptile_lib.params import interpolate
 from reptile_lib.rng import TRAIN, draws
-from reptile_lib.schedules import Schedule
 from reptile_lib.tasks import Episodes, Tasks, in_parts, minibatches
 
 T = TypeVar("T")
+
+Schedule = Callable[[float], float | Tensor]
+"""Share of the meta-steps done, in [0, 1) -> ε: a number, or what broadcasts with φ."""
 
 
 class Target(NamedTuple):

@@ -9,7 +9,7 @@ ROOT = Path(__file__).parents[1]
 LIB = ROOT / "reptile_lib"
 # Each of these may import those on the lines above it.
 ORDER = """errors
-params inner rng schedules device examples
+params inner rng device examples
 tasks
 kernel
 inner_loop

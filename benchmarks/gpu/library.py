@@ -15,9 +15,8 @@ import torch
 from torch import Tensor
 
 from reptile_book import rows
-from reptile_book.records import circumstances
+from reptile_book.records import circumstances, peak_memory_mb
 from reptile_lib import Evaluation, Examples, FewShotTasks, MetaLearner
-from reptile_lib.device import peak_memory_mb
 from reptile_lib.fit.side_by_side import fit_side_by_side
 from reptile_lib.params import layout
 from reptile_lib.rng import TRAIN, draws

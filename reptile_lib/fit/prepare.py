@@ -9,9 +9,8 @@ from reptile_lib.fit.checks import Learner
 from reptile_lib.fit.graphs import captured
 from reptile_lib.inner_loop import InnerLoop
 from reptile_lib.kernel import in_kernel_order
-from reptile_lib.meta import Alone, Training
+from reptile_lib.meta import Alone, Schedule, Training
 from reptile_lib.optimizers.formulas import with_rates
-from reptile_lib.schedules import Schedule
 from reptile_lib.tasks import Tasks
 
 

@@ -21,11 +21,10 @@ from torch.utils import _pytree as pytree
 from reptile_lib.errors import UserError
 from reptile_lib.inner import InnerOptimizer
 from reptile_lib.learner import MetaLearner
-from reptile_lib.meta import MetaState
+from reptile_lib.meta import MetaState, Schedule
 from reptile_lib.optimizers.formulas import same_but_rate, with_rates
 from reptile_lib.params import layout
 from reptile_lib.rng import Draws
-from reptile_lib.schedules import Schedule
 from reptile_lib.tasks import Episodes, Tasks, minibatches
 
 SAME = (

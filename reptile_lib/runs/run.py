@@ -13,7 +13,7 @@ from typing import Literal
 from filelock import FileLock, Timeout
 from torch.nn import functional as F
 
-from reptile_lib.data import load
+from reptile_lib.data.sets import load
 from reptile_lib.distributions.few_shot import FewShotTasks
 from reptile_lib.errors import UserError
 from reptile_lib.evaluation import Evaluation, evaluate
@@ -23,11 +23,11 @@ from reptile_lib.inner import Moments
 from reptile_lib.learner import MetaLearner, Reptile
 from reptile_lib.models.conv4 import conv4
 from reptile_lib.optimizers.formulas import adam
+from reptile_lib.optimizers.schedules import linear
 from reptile_lib.parallel.launch import job, restarted
 from reptile_lib.parallel.team import here
 from reptile_lib.rng import TEST, VALIDATE
 from reptile_lib.runs.settings import Json, Settings, from_file
-from reptile_lib.schedules import linear
 from reptile_lib.storage import checkpoint
 from reptile_lib.storage.files import cannot_write, written_whole
 

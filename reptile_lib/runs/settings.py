@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import Field, asdict, dataclass, field, fields
 from typing import Any
 
-from reptile_lib.data import DATASETS
+from reptile_lib.data.sets import DATASETS
 from reptile_lib.errors import UserError
 from reptile_lib.fast.torch_settings import Precision
 from reptile_lib.inner import Moments

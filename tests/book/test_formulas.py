@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from reptile_book.transform import ridge_head
 from reptile_lib import (
     Batch,
     Interpolated,
@@ -25,7 +26,6 @@ from reptile_lib.kernel import of_loss, of_model
 from reptile_lib.meta import outer_step
 from reptile_lib.params import ravel
 from reptile_lib.theory.quadratics import quadratic_loss
-from reptile_lib.theory.transform import ridge_head
 
 positive = st.floats(0.1, 3.0)
 quadratic = of_loss(quadratic_loss)

@@ -9,8 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from reptile_lib import UserError
-from reptile_lib.theory.transform import (
+from reptile_book.transform import (
     TransformModel,
     gradient_descent,
     least_squares,
@@ -18,6 +17,7 @@ from reptile_lib.theory.transform import (
     ridge_head,
     whitening,
 )
+from reptile_lib import UserError
 
 pytestmark = pytest.mark.usefixtures("float64")
 

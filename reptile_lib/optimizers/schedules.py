@@ -1,14 +1,9 @@
 """Schedules: how large the outer step ε is as training goes on."""
 
 import math
-from collections.abc import Callable
-
-from torch import Tensor
 
 from reptile_lib.errors import UserError
-
-Schedule = Callable[[float], float | Tensor]
-"""Share of the meta-steps done, in [0, 1) -> ε: a number, or what broadcasts with φ."""
+from reptile_lib.meta import Schedule
 
 
 def constant(epsilon: float) -> Schedule:
