@@ -8,8 +8,15 @@ letter of one split looks like a letter of another, not even turned by 90 degree
 from pathlib import Path
 
 from reptile_lib.data import packed
+from reptile_lib.data.parts import About
 from reptile_lib.examples import Splits
 
+ABOUT = About(
+    "letters of twelve scripts, 20 drawings of 28 x 28 each; whole scripts set aside",
+    "MIT, as the library; drawn from the DejaVu fonts",
+    "this library",
+    "embedded",
+)
 FILE = Path(__file__).with_name("glyphs.npz")
 SHA256 = "fb842a11a989d1fe7fa7af545b6dfef42b915c45777e33a42c7258b75fd18e56"
 SCRIPTS = {

@@ -4,32 +4,37 @@ Lake, Salakhutdinov, Tenenbaum 2015, Science 350:1332. Prepared and split as the
 authors do it (openai/supervised-reptile, `supervised_reptile/omniglot.py`).
 """
 
-import hashlib
-import http.client
 import io
 import os
 import random
-import re
-import zipfile
-import zlib
 from collections import defaultdict
 from contextlib import suppress
 from pathlib import Path
-from typing import IO, NamedTuple
-from urllib.error import HTTPError
-from urllib.request import urlopen
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from reptile_lib.data import packed
+from reptile_lib.data.archive import damage_told, members
+from reptile_lib.data.arrays import cache_folder
+from reptile_lib.data.fetch import Remote, fetch
+from reptile_lib.data.parts import About
 from reptile_lib.errors import UserError
 from reptile_lib.examples import Examples, Splits
 from reptile_lib.storage.files import written_whole
 
+ABOUT = About(
+    "1,623 characters of 50 alphabets, 20 drawings of 28 x 28 each; 1,200 characters"
+    " for training, 423 for testing",
+    "MIT",
+    "Lake, Salakhutdinov, Tenenbaum 2015, Science 350:1332",
+    "https://github.com/brendenlake/omniglot",
+)
 ZIPS = ("images_background", "images_evaluation")
 REMEDY = "or set REPTILE_DATA to a folder that holds omniglot/images_*.zip"
+MOST = 100_000_000  # bytes of a zip file, and of all that is in it
 
 
 class Drawings(NamedTuple):
@@ -88,8 +93,7 @@ def split(published: Drawings, seed: int, val_classes: int) -> Splits:
 
 def _cached(published: Drawings) -> tuple[tuple[str, ...], NDArray[np.uint8]]:
     """Return (names, bits [characters, examples, 98]) in the order of the names."""
-    folder = os.environ.get("REPTILE_CACHE") or Path.home() / ".cache" / "reptile_lib"
-    cache = Path(folder, "omniglot.npz")
+    cache = cache_folder() / "omniglot.npz"
     with suppress(UserError):  # absent or damaged: made anew
         return packed.read(cache, published.sha256)
     names, bits = _from_zips(published)
@@ -102,20 +106,15 @@ def _cached(published: Drawings) -> tuple[tuple[str, ...], NDArray[np.uint8]]:
 def _from_zips(published: Drawings) -> tuple[tuple[str, ...], NDArray[np.uint8]]:
     """Read both zip files, from disk or from the network, and verify the pixels."""
     drawings: dict[str, list[NDArray[np.bool_]]] = {}
-    sources = []
     data = os.environ.get("REPTILE_DATA")
-    for stem in ZIPS:
-        local = Path(data or "", "omniglot", f"{stem}.zip")
-        if data and local.exists():
-            sources.append(str(local))
-            drawings |= _read_zip(local, stem, str(local))
-        else:
-            url, content = _download(stem)
-            sources.append(url)
-            drawings |= _read_zip(io.BytesIO(content), stem, url)
+    paths = [Path(data or "", "omniglot", f"{stem}.zip") for stem in ZIPS]
+    if not data or not all(path.exists() for path in paths):
+        paths = [_download(stem) for stem in ZIPS]
+    for path, stem in zip(paths, ZIPS, strict=True):
+        drawings |= _read_zip(path, stem)
     counts = {len(examples) for examples in drawings.values()}
     found = f"{len(drawings)} characters with {sorted(counts)} drawings"
-    where = " and ".join(sources)
+    where = " and ".join(map(str, paths))
     characters, examples, _, sha256 = published
     if len(drawings) != characters or counts != {examples}:
         raise UserError(
@@ -131,59 +130,29 @@ def _from_zips(published: Drawings) -> tuple[tuple[str, ...], NDArray[np.uint8]]
     return names, bits
 
 
-def _read_zip(
-    file: Path | IO[bytes], stem: str, where: str
-) -> dict[str, list[NDArray[np.bool_]]]:
-    """Return the 28 x 28 drawings of each "alphabet/character", true where white.
-
-    They are read in memory: nothing is extracted, so no name in the zip file is ever
-    used as a path. What is not a drawing is passed over.
-    """
-    pattern = re.compile(rf"{stem}/([^/]+/character\d+)/\d+_\d+\.png")
+def _read_zip(path: Path, stem: str) -> dict[str, list[NDArray[np.bool_]]]:
+    """Return the 28 x 28 drawings of each "alphabet/character", true where white."""
     drawings = defaultdict(list)
-    try:
-        with zipfile.ZipFile(file) as content:
-            for name in sorted(content.namelist()):
-                if match := pattern.fullmatch(name):
-                    with Image.open(io.BytesIO(content.read(name))) as image:
-                        # nearest is what resizing such an image does by default
-                        small = image.convert("1").resize((packed.SIDE, packed.SIDE))
-                    drawings[match[1]].append(np.array(small))
-    except (
-        OSError,
-        EOFError,
-        NotImplementedError,  # a compression that no sound file has
-        RuntimeError,  # encrypted
-        zipfile.BadZipFile,
-        zlib.error,
-        UnidentifiedImageError,
-    ) as error:
-        raise UserError(
-            f"{where} is damaged ({error}): get the published file again"
-        ) from error
+    pattern = rf"{stem}/[^/]+/character\d+/\d+_\d+\.png"
+    with damage_told(path):
+        for name, content in sorted(members(path, pattern, MOST)):
+            with Image.open(io.BytesIO(content)) as image:
+                # nearest is what resizing such an image does by default
+                small = image.convert("1").resize((packed.SIDE, packed.SIDE))
+            drawings["/".join(name.split("/")[1:3])].append(np.array(small))
     return drawings
 
 
-def _download(stem: str) -> tuple[str, bytes]:
-    """Return the address and the content of a published zip file, its md5 verified.
+def _download(stem: str) -> Path:
+    """Return a published zip file, its md5 verified.
 
     torchvision knows both; it is imported here only, because that takes seconds.
     """
     from torchvision.datasets import Omniglot
 
     url = f"{Omniglot.download_url_prefix}/{stem}.zip"
+    remote = Remote(url, f"md5:{Omniglot.zips_md5[stem]}", MOST)
     try:
-        with urlopen(url, timeout=30) as response:
-            content: bytes = response.read()
-    except (OSError, http.client.HTTPException) as error:
-        if isinstance(error, HTTPError):
-            error.close()  # it is a response, too
-        raise UserError(
-            f"cannot download {url} ({error}): check the network, {REMEDY}"
-        ) from error
-    md5 = hashlib.md5(content, usedforsecurity=False).hexdigest()
-    if md5 != Omniglot.zips_md5[stem]:
-        raise UserError(
-            f"the download of {url} is damaged (md5 {md5}): try again, {REMEDY}"
-        )
-    return url, content
+        return fetch(remote, cache_folder() / "downloads" / "omniglot")
+    except UserError as error:
+        raise UserError(f"{error}; {REMEDY}") from error

@@ -1,21 +1,40 @@
-"""Data sets, each as three sets of classes: ``load("glyphs")``."""
+"""Data sets by name: ``load("glyphs")``."""
 
 import inspect
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple, overload
 
 from reptile_lib.data import glyphs, omniglot
+from reptile_lib.data.parts import About
 from reptile_lib.errors import UserError
-from reptile_lib.examples import Examples, Splits
-
-__all__ = ["DATASETS", "Examples", "Splits", "load"]
-
-DATASETS = {"glyphs": glyphs.load, "omniglot": omniglot.load}
+from reptile_lib.examples import Splits
 
 
-def load(name: str, **options: int) -> Splits:
-    """Return a data set as (train, val, test), by its name.
+class DataSet(NamedTuple):
+    """How a data set is loaded, and what there is to know of it."""
+
+    load: Callable[..., Any]
+    about: About
+
+
+SETS = {
+    "glyphs": DataSet(glyphs.load, glyphs.ABOUT),
+    "omniglot": DataSet(omniglot.load, omniglot.ABOUT),
+}
+Pictures = Literal["glyphs", "omniglot"]
+"""Sets that are classes of pictures."""
+
+
+@overload
+def load(name: Pictures, **options: int) -> Splits: ...
+@overload
+def load(name: str, **options: Any) -> Any: ...
+def load(name: str, **options: Any) -> Any:
+    """Return a data set, by its name: mostly as three parts (train, val, test).
 
     ``load("glyphs")`` is embedded and takes no options;
-    ``load("omniglot", seed=0, val_classes=0)`` is downloaded once.
+    ``load("omniglot", seed=0, val_classes=0)`` is downloaded once. What others return
+    says the `load` of their module; ``python -m reptile_lib data list`` names them.
 
     >>> train, val, test = load("glyphs")
     >>> len(train), len(val), len(test), train.names[0]
@@ -25,11 +44,10 @@ def load(name: str, **options: int) -> Splits:
         UserError: no data set has this name, or it does not take such an option; or the
             data cannot be had, as the data set's own `load` says.
     """
-    if name not in DATASETS:
-        known = ", ".join(DATASETS)
-        raise UserError(f"unknown data set {name!r}: choose one of {known}")
-    known = ", ".join(inspect.signature(DATASETS[name]).parameters) or "none"
+    if name not in SETS:
+        raise UserError(f"unknown data set {name!r}: choose one of {', '.join(SETS)}")
+    known = ", ".join(inspect.signature(SETS[name].load).parameters) or "none"
     for option in options:
         if option not in known.split(", "):
             raise UserError(f"{name} has no option {option!r}: its options are {known}")
-    return DATASETS[name](**options)
+    return SETS[name].load(**options)

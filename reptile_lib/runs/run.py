@@ -55,7 +55,8 @@ def load_data(settings: Settings) -> Splits:
             f"val_classes = {settings.val_classes}: only omniglot sets classes aside"
             " on demand; leave it out"
         )
-    return load(settings.data)
+    splits: Splits = load(settings.data)
+    return splits
 
 
 def build(settings: Settings, device: str) -> MetaLearner:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import Field, asdict, dataclass, field, fields
 from typing import Any
 
-from reptile_lib.data.sets import DATASETS
+from reptile_lib.data.sets import SETS
 from reptile_lib.errors import UserError
 from reptile_lib.fast.torch_settings import Precision
 from reptile_lib.inner import Moments
@@ -30,7 +30,7 @@ def _scored(default: Any, help: str) -> Any:
 class Settings:
     """How a network is trained and scored. φ depends on the first part alone."""
 
-    data: str = _option("glyphs", f"one of {', '.join(DATASETS)}")
+    data: str = _option("glyphs", f"one of {', '.join(SETS)}")
     seed: int = _option(0, "of weights, split and tasks")
     val_classes: int = _option(
         0, "training classes to set aside for validation; glyphs has its own"

@@ -1,0 +1,132 @@
+"""Arrays of a data set: from the cache, from files at hand, or from their source.
+
+Whichever way they come, they are the same: their fingerprint is compared before anyone
+sees them, and before they are kept for the next time.
+"""
+
+import hashlib
+import os
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from reptile_lib.data.archive import damage_told
+from reptile_lib.data.fetch import Remote, fetch
+from reptile_lib.errors import UserError
+from reptile_lib.storage.files import written_whole
+
+Arrays = Mapping[str, NDArray[np.generic]]
+Reader = Callable[[Sequence[Path]], Arrays]
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where the arrays of a data set come from.
+
+    Attributes:
+        name: of the cache file.
+        sha256: the fingerprint of the arrays.
+        remotes: files of the official source.
+        read: makes the arrays of these files, in their order.
+        packed: files below $REPTILE_DATA, "mnist/train-images-idx3-ubyte.gz".
+        read_packed: makes the arrays of those; None if they are the official ones.
+    """
+
+    name: str
+    sha256: str
+    remotes: tuple[Remote, ...]
+    read: Reader
+    packed: tuple[str, ...] = ()
+    read_packed: Reader | None = None
+
+
+def arrays_of(source: Source) -> Arrays:
+    """Return the arrays of a data set, verified.
+
+    Raises:
+        UserError: they are neither in the cache ($REPTILE_CACHE) nor in $REPTILE_DATA,
+            and cannot be downloaded; or files are damaged, or hold something else.
+    """
+    cache = cache_folder() / f"{source.name}.npz"
+    with suppress(UserError):  # absent or damaged: made anew
+        return _verified(read_npz(cache), source.sha256, str(cache))
+    data = os.environ.get("REPTILE_DATA")
+    paths = [Path(data or "", name) for name in source.packed]
+    if data and paths and all(path.exists() for path in paths):
+        arrays = (source.read_packed or source.read)(paths)
+    else:
+        paths = _downloaded(source)
+        arrays = source.read(paths)
+    arrays = _verified(arrays, source.sha256, " and ".join(map(str, paths[:2])))
+    # where nothing can be written, the next load takes longer, no more
+    with suppress(UserError), written_whole(cache) as file, file.open("wb") as raw:
+        np.savez(raw, **arrays)  # type: ignore[arg-type]
+    if cache.exists():
+        for path in paths:
+            if path.parent.parent == cache_folder() / "downloads":
+                path.unlink(missing_ok=True)  # what they held is in the cache
+    return arrays
+
+
+def cache_folder() -> Path:
+    """Return $REPTILE_CACHE, or ~/.cache/reptile_lib."""
+    return Path(os.environ.get("REPTILE_CACHE") or Path.home() / ".cache/reptile_lib")
+
+
+def _downloaded(source: Source) -> list[Path]:
+    folder = cache_folder() / "downloads" / source.name
+    try:
+        return [fetch(remote, folder) for remote in source.remotes]
+    except UserError as error:
+        files = ", ".join(source.packed) or "the files"
+        raise UserError(
+            f"{error}; or set REPTILE_DATA to a folder that holds {files}"
+        ) from error
+
+
+def fingerprint(arrays: Arrays) -> str:
+    """Return the sha256 of names, types, shapes and contents."""
+    found = hashlib.sha256()
+    for name, array in sorted(arrays.items()):
+        found.update(f"{name} {array.dtype.str} {array.shape}\n".encode())
+        found.update(np.ascontiguousarray(array).data)
+    return found.hexdigest()
+
+
+def _verified(arrays: Arrays, sha256: str, where: str) -> Arrays:
+    if (found := fingerprint(arrays)) != sha256:
+        raise UserError(
+            f"{where} hold something else than was published (sha256 {found[:12]} of"
+            f" the arrays, not {sha256[:12]}); get the published files"
+        )
+    return arrays
+
+
+def read_npz(path: Path) -> Arrays:
+    """Read arrays without pickle.
+
+    Raises:
+        UserError: the file is missing or damaged.
+    """
+    with damage_told(path), path.open("rb") as raw, np.load(raw) as file:
+        return {name: file[name] for name in file.files}
+
+
+def pack_texts(texts: Sequence[str]) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """Return the UTF-8 bytes of all texts, and where each one ends."""
+    parts = [text.encode() for text in texts]
+    ends = np.cumsum([len(part) for part in parts], dtype=np.int64)
+    return np.frombuffer(b"".join(parts), np.uint8), ends
+
+
+def unpack_texts(content: NDArray[np.generic], ends: NDArray[np.generic]) -> list[str]:
+    """Undo `pack_texts`."""
+    whole, stops = content.tobytes(), [int(end) for end in ends]
+    return [
+        whole[start:stop].decode()
+        for start, stop in zip([0, *stops[:-1]], stops, strict=True)
+    ]
