@@ -125,8 +125,8 @@ def pack_texts(texts: Sequence[str]) -> tuple[NDArray[np.uint8], NDArray[np.int6
 
 def unpack_texts(content: NDArray[np.generic], ends: NDArray[np.generic]) -> list[str]:
     """Undo `pack_texts`."""
-    whole, stops = content.tobytes(), [int(end) for end in ends]
-    return [
-        whole[start:stop].decode()
-        for start, stop in zip([0, *stops[:-1]], stops, strict=True)
-    ]
+    whole, start, texts = content.tobytes(), 0, []
+    for end in map(int, ends):
+        texts.append(whole[start:end].decode())
+        start = end
+    return texts

@@ -1,13 +1,9 @@
 """Omniglot: the published data where it is at hand, made-up zip files elsewhere."""
 
-import functools
 import hashlib
-import http.server
 import io
 import os
 import random
-import socket
-import threading
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,9 +17,9 @@ from torchvision.datasets import Omniglot
 
 from reptile_lib import Examples, Splits, UserError, load
 from reptile_lib.data import omniglot, packed
+from tests.data.site import Manners, served
 from tests.kit import one
 
-Server = http.server.ThreadingHTTPServer
 NAMES = ("A/character01", "A/character02", "B/character01")
 CHARACTERS = {  # the alphabets of the two files are mixed when sorted
     "images_background": ("B/character01",),
@@ -153,13 +149,10 @@ def test_a_flipped_byte_in_a_zip_file_is_noticed(home: Path) -> None:
     assert f"{path} is damaged" in complaint()
 
 
-def test_names_that_would_escape_are_passed_over(home: Path) -> None:
-    stem = "images_background"
-    evil = ("../evil.png", "/evil.png", f"{stem}/../../evil/character01/1_1.png")
-    write_zip(home / "data" / "omniglot" / f"{stem}.zip", extra=evil)
-    load_small()
-    assert not list(home.rglob("*evil*"))
-    assert not list(home.parent.glob("*evil*"))
+def test_a_zip_file_that_would_escape_is_refused(home: Path) -> None:
+    path = home / "data" / "omniglot" / "images_background.zip"
+    write_zip(path, extra=("../evil.png",))
+    assert f"{path} holds a path that leaves its folder" in complaint()
 
 
 def test_a_missing_drawing_is_noticed(home: Path) -> None:
@@ -185,25 +178,8 @@ def test_validation_classes_are_some_of_the_training_classes(
         load_small(val_classes=val_classes)
 
 
-class Handler(http.server.SimpleHTTPRequestHandler):
-    """Serves a folder's files silently."""
-
-    def log_message(self, *_: object) -> None:
-        pass
-
-
-class CutHandler(Handler):
-    """Promises more bytes than it sends."""
-
-    def send_header(self, keyword: str, value: str) -> None:
-        longer = str(int(value) + 9) if keyword == "Content-Length" else value
-        super().send_header(keyword, longer)
-
-
 @pytest.fixture
-def site(
-    home: Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[http.server.HTTPServer]:
+def site(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Manners]:
     """Serve the zip files over HTTP instead of having them in REPTILE_DATA."""
     folder = home / "data" / "omniglot"
     monkeypatch.delenv("REPTILE_DATA")
@@ -212,55 +188,31 @@ def site(
         for stem in CHARACTERS
     }
     monkeypatch.setattr(Omniglot, "zips_md5", md5)
-    handler = functools.partial(Handler, directory=str(folder))
-    with Server(("127.0.0.1", 0), handler) as server:
-        prefix = f"http://127.0.0.1:{server.server_port}"
-        monkeypatch.setattr(Omniglot, "download_url_prefix", prefix)
-        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-        thread.start()
-        yield server
-        server.shutdown()
-        thread.join()
+    manners = Manners()
+    with served(folder, manners) as base:
+        monkeypatch.setattr(Omniglot, "download_url_prefix", base)
+        yield manners
 
 
-def test_what_is_not_there_is_downloaded_once(site: Server, home: Path) -> None:
+def test_what_is_not_there_is_downloaded_once(site: Manners, home: Path) -> None:
     first = load_small()
-    for path in (home / "data" / "omniglot").iterdir():
-        path.unlink()
     assert torch.equal(images(load_small().test), images(first.test))
+    assert len(site.seen) == 2
 
 
-def test_a_damaged_download_is_refused(site: Server, home: Path) -> None:
+def test_a_damaged_download_is_refused(site: Manners, home: Path) -> None:
     path = home / "data" / "omniglot" / "images_background.zip"
     path.write_bytes(path.read_bytes() + b"?")
-    assert "images_background.zip is damaged (md5 " in complaint()
-    assert not (home / "cache").exists()
+    told = complaint()
+    assert "images_background.zip is damaged (md5:" in told
+    assert "or set REPTILE_DATA to a folder that holds omniglot/images_*.zip" in told
+    assert not (home / "cache" / "omniglot.npz").exists()
 
 
-def test_a_download_cut_short_is_refused(site: Server, home: Path) -> None:
-    site.RequestHandlerClass = functools.partial(
-        CutHandler, directory=str(home / "data" / "omniglot")
-    )
-    assert "cannot download http://127.0.0.1" in complaint()
-    assert not (home / "cache").exists()
-
-
-def test_a_file_gone_from_the_site_is_named(site: Server, home: Path) -> None:
-    (home / "data" / "omniglot" / "images_evaluation.zip").unlink()
-    message = complaint()
-    assert "images_evaluation.zip (HTTP Error 404" in message
-    assert "REPTILE_DATA" in message
-
-
-def test_no_network_is_one_line(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("REPTILE_DATA")
-    with socket.socket() as closed:  # bound, yet nobody listens
-        closed.bind(("127.0.0.1", 0))
-        prefix = f"http://127.0.0.1:{closed.getsockname()[1]}"
-        monkeypatch.setattr(Omniglot, "download_url_prefix", prefix)
-        message = complaint()
-    assert f"cannot download {prefix}/images_background.zip" in message
-    assert "check the network, or set REPTILE_DATA" in message
+def test_a_broken_download_is_gone_on_with(site: Manners, home: Path) -> None:
+    site.breaks_after = [100]
+    assert len(load_small().train) == 2
+    assert site.seen == ["", "bytes=100-", ""]
 
 
 @pytest.fixture(scope="module")
