@@ -67,7 +67,7 @@ ANY := $(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON))
 gpu:  ## measure all that needs a GPU: 8 minutes, installs nothing
 	$(ANY) -u -m benchmarks.gpu --out $(or $(OUT),runs/gpu) --minutes $(or $(MINUTES),8)
 
-gpu-data:  ## pack Omniglot for make gpu into .gpu-data (1 MB)
+gpu-data:  ## pack Omniglot for make gpu into .gpu-data (3 MB)
 	REPTILE_CACHE=.gpu-data $(ANY) -c "from reptile_lib import load; load('omniglot')"
 	@test -s .gpu-data/omniglot.npz
 

@@ -27,6 +27,7 @@ from fontTools.ttLib import TTFont
 from numpy.typing import NDArray
 
 from reptile_lib.data import packed
+from reptile_lib.data.arrays import fingerprint
 from reptile_lib.data.glyphs import FILE, SCRIPTS
 from reptile_lib.data.packed import SIDE
 
@@ -291,9 +292,9 @@ def main() -> None:
     for script, character, found in letters():
         names.append(f"{script}/U+{ord(character):04X}")
         drawings.append(draw(character, found))
-    bits = packed.pack(np.array(drawings))
-    FILE.write_bytes(packed.to_bytes(names, bits))
-    print(f"{FILE}: {len(names)} letters, sha256 {packed.fingerprint(names, bits)}")
+    arrays = {"names": np.array(names), "bits": packed.pack(np.array(drawings))}
+    np.savez_compressed(FILE, **arrays)  # type: ignore[arg-type]
+    print(f"{FILE}: {len(names)} letters, sha256 {fingerprint(arrays)}")
 
 
 if __name__ == "__main__":

@@ -17,6 +17,8 @@ from torch import Tensor
 from reptile_book import rows
 from reptile_book.records import circumstances, peak_memory_mb
 from reptile_lib import Evaluation, Examples, FewShotTasks, MetaLearner
+from reptile_lib.data import omniglot
+from reptile_lib.data.arrays import at_hand
 from reptile_lib.fit.side_by_side import fit_side_by_side
 from reptile_lib.params import layout
 from reptile_lib.rng import TRAIN, draws
@@ -63,9 +65,7 @@ def build(config: Settings, device: torch.device) -> MetaLearner:
 
 def has_omniglot() -> bool:
     """Say whether Omniglot can be loaded without a network."""
-    data = Path(os.environ.get("REPTILE_DATA") or os.devnull, "omniglot")
-    cache = os.environ.get("REPTILE_CACHE") or Path.home() / ".cache" / "reptile_lib"
-    return Path(cache, "omniglot.npz").is_file() or data.is_dir()
+    return at_hand(omniglot.SOURCE)
 
 
 def score(

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +20,7 @@ from reptile_lib.data.fetch import Remote, fetch
 from reptile_lib.errors import UserError
 from reptile_lib.storage.files import written_whole
 
-Arrays = Mapping[str, NDArray[np.generic]]
+Arrays = Mapping[str, NDArray[Any]]
 Reader = Callable[[Sequence[Path]], Arrays]
 
 
@@ -54,9 +55,7 @@ def arrays_of(source: Source) -> Arrays:
     cache = cache_folder() / f"{source.name}.npz"
     with suppress(UserError):  # absent or damaged: made anew
         return _verified(read_npz(cache), source.sha256, str(cache))
-    data = os.environ.get("REPTILE_DATA")
-    paths = [Path(data or "", name) for name in source.packed]
-    if data and paths and all(path.exists() for path in paths):
+    if paths := _packed(source):
         arrays = (source.read_packed or source.read)(paths)
     else:
         paths = _downloaded(source)
@@ -70,6 +69,19 @@ def arrays_of(source: Source) -> Arrays:
             if path.parent.parent == cache_folder() / "downloads":
                 path.unlink(missing_ok=True)  # what they held is in the cache
     return arrays
+
+
+def at_hand(source: Source) -> bool:
+    """Say whether `arrays_of` needs no network."""
+    cached = cache_folder() / f"{source.name}.npz"
+    return cached.is_file() or bool(_packed(source))
+
+
+def _packed(source: Source) -> list[Path]:
+    """Return the files in $REPTILE_DATA, or none if one is missing."""
+    data = os.environ.get("REPTILE_DATA")
+    paths = [Path(data, name) for name in source.packed] if data else []
+    return paths if all(path.is_file() for path in paths) else []
 
 
 def cache_folder() -> Path:

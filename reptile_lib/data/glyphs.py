@@ -8,8 +8,10 @@ letter of one split looks like a letter of another, not even turned by 90 degree
 from pathlib import Path
 
 from reptile_lib.data import packed
+from reptile_lib.data.arrays import fingerprint, read_npz
 from reptile_lib.data.parts import About
-from reptile_lib.examples import Splits
+from reptile_lib.errors import UserError
+from reptile_lib.examples import Examples, Splits
 
 ABOUT = About(
     "letters of twelve scripts, 20 drawings of 28 x 28 each; whole scripts set aside",
@@ -18,7 +20,7 @@ ABOUT = About(
     "embedded",
 )
 FILE = Path(__file__).with_name("glyphs.npz")
-SHA256 = "fb842a11a989d1fe7fa7af545b6dfef42b915c45777e33a42c7258b75fd18e56"
+SHA256 = "c82a7be79be1353339ce2ce95eccd3e1f48a22bf9c9bfecd694ec16a94ed3e4f"
 SCRIPTS = {
     "train": ("Latin", "Greek", "Cyrillic", "Canadian Syllabics", "Old Italic"),
     "val": ("Arabic", "Armenian", "Hebrew"),
@@ -32,15 +34,24 @@ def load() -> Splits:
     Raises:
         UserError: the file beside this module is missing or damaged.
     """
-    names, bits = packed.read(FILE, SHA256)
+    return read(FILE)
 
-    def split(scripts: tuple[str, ...]) -> list[int]:
-        return [i for i, name in enumerate(names) if name.split("/")[0] in scripts]
 
-    rows = {key: split(scripts) for key, scripts in SCRIPTS.items()}
-    return Splits(
-        **{
-            key: packed.to_classes([names[i] for i in chosen], bits[chosen])
-            for key, chosen in rows.items()
-        }
-    )
+def read(path: Path) -> Splits:
+    """Read the glyphs from a file and verify them."""
+    remedy = "install the package again"
+    if not path.exists():
+        raise UserError(f"{path} is missing: {remedy}")
+    try:
+        arrays = read_npz(path)
+        if fingerprint(arrays) != SHA256:
+            raise UserError("it holds something else")
+    except UserError as error:
+        raise UserError(f"{path} is damaged: {remedy}") from error
+    names = [str(name) for name in arrays["names"]]
+
+    def part(scripts: tuple[str, ...]) -> Examples:
+        rows = [i for i, name in enumerate(names) if name.split("/")[0] in scripts]
+        return packed.to_classes([names[i] for i in rows], arrays["bits"][rows])
+
+    return Splits(*(part(SCRIPTS[key]) for key in Splits._fields))

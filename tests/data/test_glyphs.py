@@ -16,7 +16,7 @@ from torch import Tensor
 
 from reptile_book import make_glyphs
 from reptile_lib import Examples, Splits, UserError, load
-from reptile_lib.data import glyphs, packed
+from reptile_lib.data import glyphs
 from tests.kit import one
 
 FACES = ("Sans", "SansMono", "Serif", "Serif-Italic")
@@ -75,11 +75,12 @@ def test_a_damaged_file_is_named(tmp_path: Path) -> None:
 
     def complaint() -> str:
         with pytest.raises(UserError) as caught:
-            packed.read(path, glyphs.SHA256)
+            glyphs.read(path)
         return str(caught.value)
 
     assert complaint() == f"{path} is missing: install the package again"
-    whole = packed.to_bytes(["A/U+0041"], np.zeros((1, 20, 98), np.uint8))
+    np.savez(path, names=np.array(["A/U+0041"]), bits=np.zeros((1, 20, 98), np.uint8))
+    whole = path.read_bytes()
     directory = whole.index(b"PK\x01\x02")  # its ninth byte says "encrypted"
     path.write_bytes(whole[: directory + 8] + b"\x01" + whole[directory + 9 :])
     assert complaint() == f"{path} is damaged: install the package again"
@@ -88,7 +89,7 @@ def test_a_damaged_file_is_named(tmp_path: Path) -> None:
     path.write_bytes(glyphs.FILE.read_bytes()[:-30])
     assert complaint() == f"{path} is damaged: install the package again"
     path.write_bytes(glyphs.FILE.read_bytes())
-    assert len(packed.read(path, glyphs.SHA256)[0]) == 1205 + 133 + 129
+    assert [len(part) for part in glyphs.read(path)] == [1205, 133, 129]
 
 
 def test_the_maker_draws_the_same_again(splits: Splits) -> None:

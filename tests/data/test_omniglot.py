@@ -6,6 +6,7 @@ import os
 import random
 import zipfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,9 @@ from torchvision.datasets import Omniglot
 
 from reptile_lib import Examples, Splits, UserError, load
 from reptile_lib.data import omniglot, packed
-from tests.data.site import Manners, served
+from reptile_lib.data.arrays import Source, fingerprint
+from reptile_lib.data.fetch import Remote
+from tests.data.site import served
 from tests.kit import one
 
 NAMES = ("A/character01", "A/character02", "B/character01")
@@ -53,20 +56,22 @@ def write_zip(path: Path, extra: tuple[str, ...] = ()) -> None:
             file.writestr(name, b"no picture")
 
 
-SMALL = omniglot.Drawings(
-    characters=3,
-    examples=2,
-    train=2,
-    sha256=packed.fingerprint(
-        NAMES,
-        packed.pack(np.array([[small(name, i) for i in (1, 2)] for name in NAMES])),
+SMALL = replace(
+    omniglot.SOURCE,
+    sha256=fingerprint(
+        {
+            "names": np.array(NAMES),
+            "bits": packed.pack(
+                np.array([[small(name, i) for i in (1, 2)] for name in NAMES])
+            ),
+        }
     ),
 )
 """An Omniglot of three characters."""
 
 
 def load_small(seed: int = 0, val_classes: int = 0) -> Splits:
-    return omniglot.split(SMALL, seed, val_classes)
+    return omniglot.split(SMALL, 2, seed, val_classes)
 
 
 def images(part: Examples) -> Tensor:
@@ -84,10 +89,10 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def complaint(published: omniglot.Drawings = SMALL) -> str:
+def complaint(source: Source = SMALL) -> str:
     """Return the one line that loading ends in."""
     with pytest.raises(UserError) as caught:
-        omniglot.split(published, 0, 0)
+        omniglot.split(source, 2, 0, 0)
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
@@ -112,27 +117,6 @@ def test_the_cache_is_enough_afterwards(home: Path) -> None:
     again = load_small()
     assert again.train.names == first.train.names
     assert torch.equal(images(again.train), images(first.train))
-
-
-@pytest.mark.parametrize("damage", ["empty", "cut", "foreign", "other pictures"])
-def test_a_damaged_cache_is_made_anew(home: Path, damage: str) -> None:
-    first = load_small()
-    cache = home / "cache" / "omniglot.npz"
-    sound = cache.read_bytes()
-    other = packed.to_bytes(NAMES, np.zeros((3, 2, 98), np.uint8))
-    cache.write_bytes(
-        {"empty": b"", "cut": sound[:-40], "foreign": b"<html>"}.get(damage, other)
-    )
-    assert torch.equal(images(load_small().test), images(first.test))
-    assert cache.read_bytes() == sound
-
-
-def test_a_cache_that_cannot_be_written_is_done_without(
-    home: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (home / "file").touch()
-    monkeypatch.setenv("REPTILE_CACHE", str(home / "file" / "cache"))
-    assert len(load_small().train) == 2
 
 
 def test_a_cut_zip_file_is_named(home: Path) -> None:
@@ -162,12 +146,12 @@ def test_a_missing_drawing_is_noticed(home: Path) -> None:
     with zipfile.ZipFile(path, "w") as file:
         for name, png in content.items():
             file.writestr(name, png)
-    assert "hold 3 characters with [1, 2] drawings, not 3 with 2" in complaint()
+    assert "hold 3 characters with [1, 2] drawings, not as many of" in complaint()
 
 
 def test_other_pictures_are_noticed(home: Path) -> None:
-    found = complaint(SMALL._replace(sha256="0" * 64))
-    assert "other pictures than Omniglot's" in found
+    found = complaint(replace(SMALL, sha256="0" * 64))
+    assert "hold something else than was published" in found
 
 
 @pytest.mark.parametrize("val_classes", [-1, 3])
@@ -178,41 +162,29 @@ def test_validation_classes_are_some_of_the_training_classes(
         load_small(val_classes=val_classes)
 
 
-@pytest.fixture
-def site(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Manners]:
-    """Serve the zip files over HTTP instead of having them in REPTILE_DATA."""
+def test_without_them_they_are_downloaded(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder = home / "data" / "omniglot"
     monkeypatch.delenv("REPTILE_DATA")
-    md5 = {
-        stem: hashlib.md5((folder / f"{stem}.zip").read_bytes()).hexdigest()
-        for stem in CHARACTERS
-    }
-    monkeypatch.setattr(Omniglot, "zips_md5", md5)
-    manners = Manners()
-    with served(folder, manners) as base:
-        monkeypatch.setattr(Omniglot, "download_url_prefix", base)
-        yield manners
+    with served(folder) as base:
+        remotes = tuple(
+            Remote(
+                f"{base}/{path.name}",
+                f"md5:{hashlib.md5(path.read_bytes()).hexdigest()}",
+                10_000_000,
+            )
+            for path in sorted(folder.iterdir())
+        )
+        found = omniglot.split(replace(SMALL, remotes=remotes), 2, 0, 0)
+    assert found.train.names == load_small().train.names
 
 
-def test_what_is_not_there_is_downloaded_once(site: Manners, home: Path) -> None:
-    first = load_small()
-    assert torch.equal(images(load_small().test), images(first.test))
-    assert len(site.seen) == 2
-
-
-def test_a_damaged_download_is_refused(site: Manners, home: Path) -> None:
-    path = home / "data" / "omniglot" / "images_background.zip"
-    path.write_bytes(path.read_bytes() + b"?")
-    told = complaint()
-    assert "images_background.zip is damaged (md5:" in told
-    assert "or set REPTILE_DATA to a folder that holds omniglot/images_*.zip" in told
-    assert not (home / "cache" / "omniglot.npz").exists()
-
-
-def test_a_broken_download_is_gone_on_with(site: Manners, home: Path) -> None:
-    site.breaks_after = [100]
-    assert len(load_small().train) == 2
-    assert site.seen == ["", "bytes=100-", ""]
+def test_torchvision_knows_the_same_files() -> None:
+    for remote in omniglot.SOURCE.remotes:
+        stem = remote.name.removesuffix(".zip")
+        assert remote.url == f"{Omniglot.download_url_prefix}/{stem}.zip"
+        assert remote.digest == f"md5:{Omniglot.zips_md5[stem]}"
 
 
 @pytest.fixture(scope="module")
