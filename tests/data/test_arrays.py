@@ -1,6 +1,7 @@
 """Where a data set's arrays come from, and that they are the right ones."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -106,6 +107,21 @@ def test_other_content_is_refused_and_not_kept(home: Path) -> None:
     with pytest.raises(UserError, match=r"all.txt hold something else than was publ"):
         arrays_of(source())
     assert not (home / "cache").exists()
+
+
+def test_where_a_part_is_known_it_is_verified(home: Path) -> None:
+    known = {"y": NUMBERS["y"]}
+    part = replace(
+        source(), sha256=fingerprint(known), known=lambda arrays: {"y": arrays["y"]}
+    )
+    packed = home / "data" / "set" / "all.txt"
+    packed.write_text("0 1 2 3 4 5; 1 1")
+    with pytest.raises(UserError, match="hold something else than was published"):
+        arrays_of(part)
+    packed.write_text("0 1 2 3 4 6; 1 0")
+    assert arrays_of(part)["x"].tolist() == [[0, 1, 2], [3, 4, 6]]
+    np.savez(home / "cache" / "set.npz", x=NUMBERS["x"])  # without what is known
+    assert arrays_of(part)["x"].tolist() == [[0, 1, 2], [3, 4, 6]]
 
 
 def test_a_cache_that_cannot_be_written_is_done_without(
