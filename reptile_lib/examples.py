@@ -3,11 +3,13 @@
 from collections.abc import Callable, Sequence
 from copy import copy
 from dataclasses import InitVar, dataclass, field
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from reptile_lib.data import folder, table
 from reptile_lib.errors import UserError
 
 Inputs = Tensor | tuple[Tensor, ...]
@@ -87,6 +89,29 @@ class Examples:
         object.__setattr__(self, "names", tuple(self.names))
         object.__setattr__(self, "pool", kinds if several else kinds[0])
         object.__setattr__(self, "counts", tuple(count.pop() for count in counts))
+
+    @staticmethod
+    def from_folder(
+        path: str | Path,
+        *,
+        size: int = 28,
+        channels: int = 1,
+        transform: folder.Transform | None = None,
+    ) -> "Examples":
+        """Return pictures, a class per subfolder: `data.folder.read`."""
+        return Examples(*folder.read(path, size, channels, transform))
+
+    @staticmethod
+    def from_table(
+        path: str | Path,
+        *,
+        label: str,
+        text: str | None = None,
+        features: Sequence[str] = (),
+        encode: table.Encode | None = None,
+    ) -> "Examples":
+        """Return the rows of a CSV file, by label: `data.table.classes`."""
+        return Examples(*table.classes(path, label, text, features, encode))
 
     def __len__(self) -> int:
         """Return the number of classes."""

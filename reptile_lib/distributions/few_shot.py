@@ -16,7 +16,8 @@ class FewShotTasks:
     """N-way classification of classes drawn at random.
 
     Each task picks `ways` classes, numbers them at random, and takes `shots` examples
-    of each for the support set and `query_shots` others for the query set. Pixels are
+    of each for the support set and `query_shots` others for the query set. Classes may
+    differ in size: each is as likely to be drawn, and each of its examples. Pixels are
     scaled to [0, 1]; ink is 0, as in the Reptile authors' code.
 
     >>> from reptile_lib import load
@@ -41,16 +42,24 @@ class FewShotTasks:
                 f"classes are a {type(self.classes).__name__}; give Examples, such as"
                 ' load("glyphs").train'
             )
-        count, fewest = len(self.classes), min(self.classes.counts, default=0)
+        count, least = len(self.classes), self.shots + self.query_shots
         if self.ways > count:
             raise UserError(
                 f"ways = {self.ways}, but there are {count} classes; ask for at most"
                 f" {count} ways"
             )
-        if self.shots + self.query_shots > fewest:
+        pairs = zip(self.classes.counts, self.classes.names, strict=True)
+        if small := sorted(pair for pair in pairs if pair[0] < least):
+            named = [f"{name!r} ({n})" for n, name in small[:5]] + ["..."]
+            remedies = [f"ask for at most {small[0][0]} together"] * (small[0][0] > 1)
+            if count - len(small) >= self.ways:
+                call = f"reptile_lib.data.split.only(classes, at_least={least})"
+                remedies.append(f"leave such classes out: {call}")
             raise UserError(
-                f"shots = {self.shots} and query_shots = {self.query_shots}, but a"
-                f" class has {fewest} examples; ask for at most {fewest} together"
+                f"shots = {self.shots} and query_shots = {self.query_shots}, but"
+                f" {len(small)} of {count} classes have too few examples:"
+                f" {', '.join(named[: len(small)])};"
+                f" {', or '.join(remedies) or 'get more'}"
             )
 
     def to(self, device: torch.device) -> "FewShotTasks":

@@ -1,10 +1,13 @@
 """Tasks that are groups of the rows of a table."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from reptile_lib.data import table
 from reptile_lib.errors import UserError
 from reptile_lib.examples import Inputs, each
 from reptile_lib.rng import Draws
@@ -49,6 +52,64 @@ class GroupTasks:
                 f"group {names[small].item()} has {counts[small].item()} rows; leave"
                 f" out groups of fewer than shots + query_shots = {least}"
             )
+
+    @staticmethod
+    def from_table(
+        path: str | Path,
+        *,
+        group: str,
+        target: str,
+        features: Sequence[str] | None = None,
+        classes: Sequence[object] = (),
+        shots: int,
+        query_shots: int = 1,
+        drop_small: bool = False,
+    ) -> "GroupTasks":
+        """Return tasks of the rows of a CSV file; `data.table` says how it is read.
+
+        Args:
+            path: the file.
+            group: the column with the group of each row.
+            target: the column to predict: numbers, y float32 [rows, 1].
+            features: columns of numbers, x float32 [rows, features], left as they are.
+                None takes all that have a name and a number, but `group` and `target`.
+            classes: for a target of labels, all labels in the order of the model's
+                answers; y is int64 [rows].
+            shots: support rows per task.
+            query_shots: query rows per task.
+            drop_small: leave out groups that have too few rows.
+
+        Raises:
+            UserError: the file or a column is missing; a field is empty, no number or
+                none of `classes`; a group has too few rows.
+        """
+        check_positive(shots=shots, query_shots=query_shots)
+        rows, least = table.read(path), shots + query_shots
+        names, numeric = sorted(set(rows.texts(group))), rows.numeric()
+        if features is None:
+            features = [name for name in numeric if name not in (group, target)]
+        features = [features] if isinstance(features, str) else features
+        if target in features or not features:
+            raise UserError(
+                f"features = {list(features)} of {rows.path!r}; name columns of numbers"
+                f" other than the target {target!r}"
+            )
+        if not classes and target in {*rows.header} - {*numeric}:
+            raise UserError(
+                f"column {target!r} of {rows.path!r} holds no numbers; for labels give"
+                " classes=[...], all of them in the order of the model's answers"
+            )
+        x, numbers = rows.numbers(features), rows.labels(group, names)
+        y = rows.labels(target, classes) if classes else rows.numbers([target])
+        counts = numbers.bincount()
+        enough = (counts >= least)[numbers]
+        if not (enough.all() or (drop_small and enough.any())):
+            few = int(counts.argmin())
+            raise UserError(
+                f"{rows.path!r}: group {names[few]!r} has {counts[few]} rows, fewer than"
+                f" shots + query_shots = {least}; ask for fewer, or give drop_small=True"
+            )
+        return GroupTasks(x[enough], y[enough], numbers[enough], shots, query_shots)
 
     def to(self, device: torch.device) -> "GroupTasks":
         """Return the tasks with their rows on `device`."""

@@ -140,6 +140,36 @@ def test_no_class_has_an_example_of_another(kind: str) -> None:
         assert ((counts - mean) ** 2 / mean).sum() < 2 * 40
 
 
+def test_sampling_is_uniform_within_classes_of_unequal_size() -> None:
+    counts, ways, tasks = (3, 17, 4, 3, 8), 3, 12_000
+    drawn = FewShotTasks(named(counts, lambda c, e: 100 * c + e), ways, 2).sample(
+        many(tasks)
+    )
+    support = one(drawn.support.x).view(tasks, ways, 2)
+    query = one(drawn.query.x)
+    # each class alike, whatever its size, ...
+    found = torch.bincount(query.flatten() // 100, minlength=5)
+    expected = tasks * ways / 5
+    assert ((found - expected) ** 2 / expected).sum() < 28.5  # 4 d. o. f., p < 1e-5
+    for c, n in enumerate(counts):
+        # ... each of its examples in the query set, ...
+        rows = query // 100 == c
+        found = torch.bincount(query[rows] % 100, minlength=n)
+        assert len(found) == n
+        expected = int(rows.sum()) / n
+        limit = {3: 23.1, 4: 25.9, 8: 35.3, 17: 52.2}[n]  # n - 1 d. o. f., p < 1e-5
+        assert ((found - expected) ** 2 / expected).sum() < limit
+        # ... and each ordered pair of them in the support set
+        first, second = (support[rows] % 100).unbind(-1)
+        pairs = torch.bincount(first * n + second, minlength=n * n).view(n, n)
+        assert (pairs.diagonal() == 0).all()
+        expected = int(rows.sum()) / (n * (n - 1))
+        off = pairs[~torch.eye(n, dtype=torch.bool)]
+        degrees = n * (n - 1) - 1
+        limit = degrees + 6 * (2 * degrees) ** 0.5
+        assert ((off - expected) ** 2 / expected).sum() < limit
+
+
 def test_support_and_query_of_unequal_classes_share_nothing() -> None:
     tasks = FewShotTasks(named(COUNTS, lambda c, e: 100 * c + e), 5, 2, 1)
     support, query, _ = tasks.sample(many(500))
@@ -149,8 +179,16 @@ def test_support_and_query_of_unequal_classes_share_nothing() -> None:
 
 def test_the_smallest_class_says_how_many_shots_there_are() -> None:
     classes = named(COUNTS, lambda c, e: e)
-    with pytest.raises(UserError, match=r"a class has 3 examples; ask for at most 3"):
+    with pytest.raises(
+        UserError,
+        match=r"shots = 3 .* 2 of 5 classes .*: '0' \(3\), '3' \(3\); ask for at most 3"
+        r" together, or leave such classes out: .*only\(classes, at_least=4\)$",
+    ):
         FewShotTasks(classes, ways=2, shots=3)
+    with pytest.raises(UserError, match=r"'0' \(3\), '3' \(3\); .* most 3 together$"):
+        FewShotTasks(classes, ways=4, shots=3)  # without these, too few are left
+    with pytest.raises(UserError, match=r"1 of 2 classes .*: '0' \(1\); get more$"):
+        FewShotTasks(named((1, 2), lambda c, e: e), ways=2, shots=1)
     with pytest.raises(UserError, match=r"a Splits; give Examples, such as load"):
         FewShotTasks(load("glyphs"), ways=5, shots=1)  # type: ignore[arg-type]
 
@@ -160,7 +198,7 @@ def test_bad_settings_name_the_value_and_the_remedy() -> None:
     with pytest.raises(UserError, match=r"ways = 13, but .* 12 classes; .* at most 12"):
         FewShotTasks(classes, ways=13, shots=1)
     with pytest.raises(
-        UserError, match=r"shots = 20 .* = 1, .* 20 examples; .* most 20"
+        UserError, match=r"shots = 20 .* = 1, .* \(20\), \.\.\.; .* most 20 together$"
     ):
         FewShotTasks(classes, ways=5, shots=20)
     FewShotTasks(classes, ways=12, shots=19)
