@@ -5,7 +5,9 @@ shown together (Nichol et al. 2018, section 6.1):
 
 - transductive: one forward pass over all queries of a task, which lets information
   about them flow through the normalisation;
-- non-transductive: each query alone, together with the whole support set.
+- non-transductive: each query alone, together with the whole support set;
+- support statistics: those of the support set, kept as `models.frozen` does, so that a
+  query's answer depends on no other. It is what one deploys, and not in the paper.
 """
 
 import math
@@ -44,6 +46,7 @@ class Learner(Protocol):
     def team(self) -> Team: ...  # noqa: D102
     def check(self, tasks: Tasks) -> None: ...  # noqa: D102
     def computing(self) -> AbstractContextManager[object]: ...  # noqa: D102
+    def on_support(self, theta: Tensor, x: Inputs, query: Inputs) -> Tensor | None: ...  # noqa: D102
 
 
 @dataclass(frozen=True)
@@ -79,20 +82,22 @@ class Score:
 
 
 class Evaluation(NamedTuple):
-    """The scores of both protocols on the same tasks."""
+    """The scores of all protocols on the same tasks."""
 
     transductive: Score
     non_transductive: Score
+    support_statistics: Score
 
     def as_dict(self) -> dict[str, dict[str, float | int | None]]:
-        """Return both scores as dicts, for JSON."""
+        """Return the scores as dicts, for JSON."""
         return {name: score.as_dict() for name, score in self._asdict().items()}
 
     def __str__(self) -> str:
         """Print a line a protocol."""
         return (
-            f"transductive:     {self.transductive}\n"
-            f"non-transductive: {self.non_transductive}"
+            f"transductive:       {self.transductive}\n"
+            f"non-transductive:   {self.non_transductive}\n"
+            f"support statistics: {self.support_statistics}"
         )
 
 
@@ -135,35 +140,36 @@ def evaluate(
     >>> tasks = FewShotTasks(Examples(numbers, ("below", "above")), ways=2, shots=1)
     >>> learner = Reptile(mlp(1, 2), sgd(lr=1.0), inner_steps=5)
     >>> print(evaluate(learner, tasks, inner_steps=20, count=30))
-    transductive:     100.0 ± 0.0 % (30 tasks)
-    non-transductive: 100.0 ± 0.0 % (30 tasks)
+    transductive:       100.0 ± 0.0 % (30 tasks)
+    non-transductive:   100.0 ± 0.0 % (30 tasks)
+    support statistics: 100.0 ± 0.0 % (30 tasks)
     """
     batch: int | Literal["learner"] = "learner" if inner_batch is None else inner_batch
-    drawn = _Drawn(learner, tasks, inner_steps, batch, seed, stream, moments, at_once)
+    drawn = Drawn(learner, tasks, inner_steps, batch, seed, stream, moments, at_once)
     U = InnerLoop(learner.kernel, learner.inner)
-    scores = [torch.empty(0, 3, dtype=torch.float64)]
+    scores = [torch.empty(0, 4, dtype=torch.float64)]
     with learner.computing():
         for phi, state, episodes in drawn.parts(learner.team.portion(count), count):
             theta = U(phi, episodes.support, episodes.order, state).theta
-            protocols = _protocols(learner.kernel, theta, episodes)
+            protocols = _protocols(learner, theta, episodes)
             hits = [answers.argmax(-1) == episodes.query.y for answers in protocols]
             bad = ~theta.isfinite().all(1)
             rows = [hit.double().mean(1) for hit in hits]
             scores.append(torch.stack([*rows, bad.double()], 1).cpu())
-    *both, diverged = learner.team.gather(torch.cat(scores)).unbind(1)
+    *all_three, diverged = learner.team.gather(torch.cat(scores)).unbind(1)
     if bad_tasks := int(diverged.sum().item()):
         raise UserError(
             f"{bad_tasks} of {count} tasks diverged in {inner_steps} inner steps;"
             f" lower the inner learning rate (now {learner.inner.lr})"
         )
-    return Evaluation(*map(Score, both))
+    return Evaluation(*map(Score, all_three))
 
 
 def _protocols(
-    kernel: Kernel, theta: Tensor, episodes: Episodes
-) -> tuple[Tensor, Tensor]:
-    """Return the logits [n, Q, ways] of both protocols: queries together, and alone."""
-    support, query = episodes.support.x, episodes.query.x
+    learner: Learner, theta: Tensor, episodes: Episodes
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the logits [n, Q, ways] of each protocol."""
+    kernel, support, query = learner.kernel, episodes.support.x, episodes.query.x
 
     def with_support(i: int) -> Inputs:
         joined: Inputs = tree_map(
@@ -173,7 +179,9 @@ def _protocols(
 
     queries = range(episodes.query.y.shape[1])
     alone = [kernel.outputs(theta, with_support(i))[:, -1] for i in queries]
-    return kernel.outputs(theta, query), torch.stack(alone, 1)
+    together = kernel.outputs(theta, query)
+    kept = learner.on_support(theta, support, query)
+    return together, torch.stack(alone, 1), together if kept is None else kept
 
 
 def adaptation_curve(
@@ -194,7 +202,7 @@ def adaptation_curve(
     Returns:
         float64 [count, k + 1] on the CPU.
     """
-    drawn = _Drawn(learner, tasks, inner_steps, inner_batch, seed, TEST, moments)
+    drawn = Drawn(learner, tasks, inner_steps, inner_batch, seed, TEST, moments)
     U = InnerLoop(learner.kernel, replace(learner.inner, stop=None))
     curves = []
     with learner.computing():
@@ -208,7 +216,7 @@ def adaptation_curve(
 
 
 @dataclass(frozen=True)
-class _Drawn:
+class Drawn:
     """Tasks to measure on, with where to start from."""
 
     learner: Learner

@@ -23,6 +23,7 @@ from torch.nn import functional as F
 from reptile_lib.device import find_device
 from reptile_lib.fast.choose import Engine, make_kernel, stacking_told, written_engine
 from reptile_lib.fast.torch_settings import Precision, precise
+from reptile_lib.fit import deploy
 from reptile_lib.fit.checks import (
     check_model,
     check_periods,
@@ -219,6 +220,8 @@ class MetaLearner:
         )
         with self.computing(), memory_told(meta_batch):
             loop.go(progress)
+
+    predictor, on_support = deploy.predictor, deploy.outputs_on_support
 
     def check(self, tasks: Tasks) -> None:
         """Raise UserError unless the model takes the tasks and answers as they ask."""

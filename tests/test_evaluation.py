@@ -1,4 +1,4 @@
-"""Few-shot evaluation against the textbook, in both protocols."""
+"""Few-shot evaluation against the textbook, in every protocol."""
 
 import math
 import statistics
@@ -31,7 +31,9 @@ from reptile_lib import (
     momentum,
     sgd,
 )
+from reptile_lib.fast.choose import Engine
 from reptile_lib.kernel import of_model
+from reptile_lib.models.conv4 import Conv4, pad_same
 from reptile_lib.rng import VALIDATE
 from reptile_lib.tasks import Tasks
 from tests import textbook
@@ -63,10 +65,10 @@ TASKS = FewShotTasks(noise_classes(), ways=4, shots=2, query_shots=2)
 
 def textbook_scores(
     learner: MetaLearner, tasks: FewShotTasks, inner_steps: int, b: int, count: int
-) -> tuple[Tensor, Tensor]:
-    """Return the transductive and the non-transductive accuracy of each task."""
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the accuracy of each task, in the order of `Evaluation`."""
     support, query, order = draw(tasks, count, inner_steps=inner_steps, inner_batch=b)
-    together, alone = [], []
+    together, alone, kept = [], [], []
     for i in range(count):
         model = textbook.model_at(learner.model, learner.phi)
         optimizer = torch.optim.SGD(model.parameters(), learner.inner.lr)
@@ -80,18 +82,41 @@ def textbook_scores(
             logits = model(torch.cat([support.x[i], x[None]]))
             hits.append(float(logits[-1].argmax() == y))
         alone.append(torch.tensor(hits).double().mean())
-    return torch.stack(together), torch.stack(alone)
+        logits = with_statistics_of(support.x[i], model, query.x[i])
+        kept.append((logits.argmax(1) == query.y[i]).double().mean())
+    return torch.stack(together), torch.stack(alone), torch.stack(kept)
+
+
+def with_statistics_of(support: Tensor, model: nn.Module, query: Tensor) -> Tensor:
+    """Return logits of queries, one by one, normalised as the support set is."""
+    conv = next(m for m in model.modules() if isinstance(m, Conv4))
+    rows = []
+    for x in query.double():
+        s, q = support.double(), x[None]
+        for convolution, norm in zip(conv.convolutions, conv.norms, strict=True):
+            s, q = (convolution(pad_same(z)) for z in (s, q))
+            pixels = s.transpose(0, 1).flatten(1)
+            mean = pixels.sum(1) / pixels.shape[1]
+            square = ((pixels - mean[:, None]) ** 2).sum(1) / pixels.shape[1]
+            scale, shift = (p[:, None, None] for p in norm.parameters())
+            mean, root = (v[:, None, None] for v in (mean, (square + 1e-3).sqrt()))
+            s, q = (((z - mean) / root * scale + shift).clamp(min=0) for z in (s, q))
+        rows.append(conv.out(q.flatten(1))[0])
+    return torch.stack(rows).detach()
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("engine", ["serial", "threads", "stacked"])
-def test_evaluate_is_the_textbook_in_both_protocols(engine: str) -> None:
+def test_evaluate_is_the_textbook_in_every_protocol(engine: str) -> None:
     learner = conv_learner(sgd(0.1), engine=engine)
     found = evaluate(learner, TASKS, inner_steps=4, inner_batch=3, count=25)
-    together, alone = textbook_scores(learner, TASKS, 4, 3, 25)
+    together, alone, kept = textbook_scores(learner, TASKS, 4, 3, 25)
     assert torch.equal(found.transductive.values, together)
     assert torch.equal(found.non_transductive.values, alone)
+    assert torch.equal(found.support_statistics.values, kept)
     assert not torch.equal(together, alone)
+    assert not torch.equal(together, kept)
+    assert not torch.equal(alone, kept)
     assert 0.3 < together.mean() < 0.99
 
 
@@ -99,6 +124,7 @@ def test_without_batch_norm_the_protocols_agree() -> None:
     model = nn.Sequential(nn.Flatten(), mlp(64, 16, 4))
     found = evaluate(Reptile(model, sgd(0.1), 2), TASKS, inner_steps=4, count=30)
     assert torch.equal(found.transductive.values, found.non_transductive.values)
+    assert torch.equal(found.transductive.values, found.support_statistics.values)
 
 
 def coloured_classes(same: bool) -> Examples:
@@ -123,9 +149,62 @@ def test_accuracy_of_what_is_trivial_and_of_what_is_impossible(
 def test_without_inner_steps_phi_itself_is_scored() -> None:
     learner = conv_learner(sgd(0.1))
     found = evaluate(learner, TASKS, inner_steps=0, count=10)
-    together, alone = textbook_scores(learner, TASKS, 0, 3, 10)
-    assert torch.equal(found.transductive.values, together)
-    assert torch.equal(found.non_transductive.values, alone)
+    expected = textbook_scores(learner, TASKS, 0, 3, 10)
+    for score, values in zip(found, expected, strict=True):
+        assert torch.equal(score.values, values)
+
+
+@pytest.mark.parametrize("engine", ["serial", "stacked"])
+def test_accuracies_are_the_recorded_ones(engine: Engine) -> None:
+    # of the code before it had a third protocol, which may not touch the other two
+    model = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(64, track_running_stats=False))
+    linear = nn.Linear(64, 4)
+    nn.init.zeros_(linear.weight)
+    nn.init.zeros_(linear.bias)
+    learner = Reptile(model.append(linear), gd(0.1), 3, device="cpu", engine=engine)
+    found = evaluate(learner, TASKS, inner_steps=1, count=12)
+    together = [8, 7, 8, 6, 8, 8, 5, 6, 8, 7, 8, 8]  # of 8 queries a task
+    alone = [8, 4, 8, 5, 8, 7, 6, 6, 8, 8, 8, 7]
+    assert (8 * found.transductive.values).tolist() == together
+    assert (8 * found.non_transductive.values).tolist() == alone
+
+
+def test_a_norm_of_one_of_two_inputs_keeps_the_support_sets_statistics() -> None:
+    class Both(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.norm = nn.BatchNorm1d(3, track_running_stats=False)
+            self.words, self.out = nn.Embedding(9, 3), nn.Linear(3, 3)
+
+        def forward(self, x: Tensor, word: Tensor) -> Tensor:
+            answers: Tensor = self.out(self.norm(x) + self.words(word))
+            return answers
+
+    g = torch.Generator().manual_seed(0)
+    values = [
+        (torch.randn(6, 3, generator=g).double(), torch.randint(9, (6,), generator=g))
+        for _ in range(4)
+    ]
+    tasks = FewShotTasks(Examples(values, tuple("abcd")), 3, 2, query_shots=2)
+    learner = Reptile(Both().double(), sgd(0.3), 3, device="cpu")
+    found = evaluate(learner, tasks, inner_steps=5, count=20)
+    support, query, order = draw(tasks, 20, inner_steps=5)
+    hits = []
+    for i in range(20):
+        model = textbook.model_at(learner.model, learner.phi)
+        optimizer = torch.optim.SGD(model.parameters(), 0.3)
+        x, word = textbook.rows(support.x, i)
+        textbook.descend(
+            model, optimizer, F.cross_entropy, (x, word), support.y[i], order[i]
+        )
+        assert isinstance(model, Both)
+        new, about = textbook.rows(query.x, i)
+        root = (((x - x.mean(0)) ** 2).mean(0) + 1e-5).sqrt()
+        z = (new - x.mean(0)) / root * model.norm.weight + model.norm.bias
+        logits = model.out(z + model.words(about))
+        hits.append((logits.argmax(1) == query.y[i]).double().mean())
+    assert torch.equal(found.support_statistics.values, torch.stack(hits))
+    assert not torch.equal(found.support_statistics.values, found.transductive.values)
 
 
 def test_confidence_interval() -> None:

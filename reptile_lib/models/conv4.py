@@ -59,7 +59,8 @@ class Conv4(nn.Module):
         """Map images [B, channels, size, size] to logits [B, ways]."""
         for convolution, norm in zip(self.convolutions, self.norms, strict=True):
             z = convolution(pad_same(x))
-            check_norm(z.shape[-4] * z.shape[-2] * z.shape[-1])
+            if not norm.track_running_stats:  # else a support set's, see `frozen`
+                check_norm(z.shape[-4] * z.shape[-2] * z.shape[-1])
             x = F.relu(norm(z))
         logits: Tensor = self.out(x.flatten(1))
         return logits

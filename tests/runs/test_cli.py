@@ -59,7 +59,7 @@ def test_train_reports_as_json_and_evaluate_repeats_the_number(tmp_path: Path) -
     *lines, last = text.splitlines()
     record = json.loads(last)
     assert any("non-transductive" in line for line in lines)
-    for protocol in ("transductive", "non_transductive"):
+    for protocol in ("transductive", "non_transductive", "support_statistics"):
         assert set(record["metrics"][protocol]) == {"accuracy", "ci95", "tasks"}
         assert record["metrics"][protocol]["tasks"] == 4
     assert record["inner_steps"] == 5 * 2 * 2
