@@ -22,6 +22,7 @@ from reptile_lib.fast.spread import Spread
 from reptile_lib.inner import InnerOptimizer, State, mean_state
 from reptile_lib.inner_loop import InnerLoop, adapt
 from reptile_lib.kernel import Adapted, Kernel, of_model
+from reptile_lib.models.text import text_bag
 from reptile_lib.optimizers.formulas import adam, gd, momentum, sgd
 from reptile_lib.params import layout, ravel
 from tests import textbook
@@ -150,6 +151,11 @@ PROBLEMS: dict[str, Problem] = {
     ),
     "tokens": Problem(
         seeded(Bag), F.cross_entropy, Batch(tokens, labels()), False, False
+    ),
+    "text": Problem(
+        text_bag(3, 9, width=4, hidden=5).double(),
+        F.cross_entropy,
+        Batch(tokens, labels()),
     ),
     "recurrent": Problem(
         seeded(Recurrent), F.cross_entropy, Batch(normal(5, 2), labels()), False
