@@ -42,8 +42,11 @@ def measured(folder: Path, row: str, shots: int, protocol: str) -> Measured | No
     """Return what the records of a row say; None where there are none."""
     found = recorded.read(folder / row)
     scores = [r["metrics"][f"{shots}-shot"][protocol] for r in found]
-    if not scores:
-        return None
+    return over_seeds(scores) if scores else None
+
+
+def over_seeds(scores: list[recorded.Record]) -> Measured:
+    """Return the mean of scores as records have them, one a seed."""
     values = [100 * score["accuracy"] for score in scores]
     alone = 100 * (scores[0]["ci95"] or 0.0)  # of a single task there is none
     return Measured(mean(values), stdev(values) if values[1:] else alone, len(values))
