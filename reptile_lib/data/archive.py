@@ -5,6 +5,7 @@ tries to leave its folder, links elsewhere or grows beyond measure is refused wh
 is not the published one.
 """
 
+import csv
 import gzip
 import io
 import lzma
@@ -24,6 +25,8 @@ DAMAGE = (
     OSError,  # not gzip, among others
     EOFError,
     ValueError,  # what a text or a number should have been
+    LookupError,  # a part that is not there
+    csv.Error,
     RuntimeError,  # encrypted; or, NotImplementedError, compressed as no sound file is
     zipfile.BadZipFile,
     tarfile.TarError,
