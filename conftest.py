@@ -37,7 +37,7 @@ def pytest_configure(config: pytest.Config) -> None:
 def has_data(name: str) -> bool:
     """Say whether the data set is in $REPTILE_DATA or in the download cache."""
     root = os.environ.get("REPTILE_DATA")
-    if root and (Path(root) / name).is_dir():
+    if root and ((Path(root) / name).is_dir() or any(Path(root).glob(f"*/{name}.*"))):
         return True
     cache_dir = os.environ.get("REPTILE_CACHE") or Path.home() / ".cache/reptile_lib"
     return any(Path(cache_dir).glob(f"{name}*"))

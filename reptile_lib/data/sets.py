@@ -4,7 +4,16 @@ import inspect
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple, overload
 
-from reptile_lib.data import glyphs, omniglot
+from reptile_lib.data import (
+    arrays,
+    banking77,
+    clinc150,
+    glyphs,
+    huffpost,
+    imdb,
+    omniglot,
+)
+from reptile_lib.data.arrays import Source
 from reptile_lib.data.parts import About
 from reptile_lib.errors import UserError
 from reptile_lib.examples import Splits
@@ -15,11 +24,17 @@ class DataSet(NamedTuple):
 
     load: Callable[..., Any]
     about: About
+    sources: tuple[Source, ...] = ()
+    """Of all its arrays; none if the set needs no download."""
 
 
 SETS = {
     "glyphs": DataSet(glyphs.load, glyphs.ABOUT),
-    "omniglot": DataSet(omniglot.load, omniglot.ABOUT),
+    "omniglot": DataSet(omniglot.load, omniglot.ABOUT, (omniglot.SOURCE,)),
+    "clinc150": DataSet(clinc150.load, clinc150.ABOUT, (clinc150.SOURCE,)),
+    "banking77": DataSet(banking77.load, banking77.ABOUT, (banking77.SOURCE,)),
+    "huffpost": DataSet(huffpost.load, huffpost.ABOUT, (huffpost.SOURCE,)),
+    "imdb": DataSet(imdb.load, imdb.ABOUT, (imdb.SOURCE,)),
 }
 Pictures = Literal["glyphs", "omniglot"]
 """Sets that are classes of pictures."""
@@ -51,3 +66,8 @@ def load(name: str, **options: Any) -> Any:
         if option not in known.split(", "):
             raise UserError(f"{name} has no option {option!r}: its options are {known}")
     return SETS[name].load(**options)
+
+
+def at_hand(name: str) -> bool:
+    """Say whether a set can be loaded without a network."""
+    return all(map(arrays.at_hand, SETS[name].sources))

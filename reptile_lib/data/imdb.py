@@ -1,0 +1,113 @@
+"""IMDB: 50,000 film reviews, against a film or for it."""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+
+from reptile_lib.data import sentences
+from reptile_lib.data.archive import members, unpacked
+from reptile_lib.data.arrays import Arrays, Source, arrays_of
+from reptile_lib.data.fetch import Remote
+from reptile_lib.data.parts import About, Parts
+from reptile_lib.data.texts import Texts
+from reptile_lib.errors import UserError
+
+T = TypeVar("T")
+Review = tuple[int, int, int, str]  # group, number in it, rating, text
+
+ABOUT = About(
+    "25,000 film reviews for training, 25,000 of other films for testing, in each half"
+    " as many against (neg) as for (pos) the film; the parts share these two classes",
+    "not stated; the authors ask to cite their paper",
+    "Maas, Daly, Pham, Huang, Ng, Potts 2011, ACL, aclanthology.org/P11-1015",
+    "https://ai.stanford.edu/~amaas/data/sentiment/",
+)
+URL = "https://ai.stanford.edu/~amaas/data/sentiment/aclImdb_v1.tar.gz"
+MOST = 500_000_000  # bytes of all that is in the archive
+NAMES = ("neg", "pos")
+GROUPS = ("train/neg", "train/pos", "test/neg", "test/pos")
+
+
+def load(val_reviews: int = 0) -> Parts[Texts]:
+    """Return the reviews: classes "neg" and "pos" in every part, not disjoint ones.
+
+    They are as published, with "<br />" for new lines, in the order of their numbers.
+    Of the training half the last `val_reviews` of each class are set aside for
+    validation; by default none, and `val` has no class.
+
+    295 reviews repeat another of their half and class; 123 of the test half also stand
+    in the training half, with the same class.
+
+    Raises:
+        UserError: `val_reviews` is not in 0..12499, or the data cannot be had.
+    """
+    parts = _parts(sentences.classes_of(SOURCE).values(), val_reviews)
+    return Parts(*(Texts(own, NAMES if own else ()) for own in parts))
+
+
+def ratings(val_reviews: int = 0) -> Parts[tuple[tuple[int, ...], ...]]:
+    """Return what each review gives the film of ten stars, laid out as `sentences`.
+
+    A review against the film gives 1 to 4, one for it 7 to 10.
+
+    Raises:
+        UserError: as `load`.
+    """
+    stars = arrays_of(SOURCE)["rating"].reshape(len(GROUPS), -1).tolist()
+    return _parts(map(tuple, stars), val_reviews)
+
+
+def _parts(
+    groups: Iterable[tuple[T, ...]], val: int
+) -> Parts[tuple[tuple[T, ...], ...]]:
+    neg, pos, *test = groups
+    if not 0 <= val < len(neg):
+        raise UserError(f"val_reviews is {val}: choose from 0 to {len(neg) - 1}")
+    cut = len(neg) - val
+    held = (neg[cut:], pos[cut:]) if val else ()
+    return Parts((neg[:cut], pos[:cut]), held, tuple(test))
+
+
+def read(paths: Sequence[Path]) -> Arrays:
+    """Read aclImdb_v1.tar.gz: files such as "aclImdb/test/pos/200_8.txt"."""
+    found: list[Review] = []
+    with sentences.layout_told(paths[0]):
+        pattern = r"aclImdb/(train|test)/(neg|pos)/\d+_\d+\.txt"
+        for name, content in members(paths[0], pattern, MOST):
+            _, half, label, stem = name.removesuffix(".txt").split("/")
+            number, rating = map(int, stem.split("_"))
+            group = GROUPS.index(f"{half}/{label}")
+            found.append((group, number, rating, content.decode()))
+        return _arrays(found)
+
+
+def read_packed(paths: Sequence[Path]) -> Arrays:
+    """Read imdb_train.csv.xz and imdb_test.csv.xz: id, rating, label (0, 1), text."""
+    found: list[Review] = []
+    for path, half in zip(paths, (0, 2), strict=True):
+        with sentences.layout_told(path):
+            for row in sentences.csv_rows(unpacked(path, MOST)):
+                group = half + "01".index(row["label"])
+                found.append((group, int(row["id"]), int(row["rating"]), row["text"]))
+    return _arrays(found)
+
+
+def _arrays(reviews: list[Review]) -> Arrays:
+    reviews = sorted(reviews)
+    classes: dict[str, list[str]] = {name: [] for name in GROUPS}
+    for group, _, _, text in reviews:
+        classes[GROUPS[group]].append(text)
+    rating = np.array([rating for _, _, rating, _ in reviews], np.uint8)
+    return {**sentences.pack_classes(classes), "rating": rating}
+
+
+SOURCE = Source(
+    "imdb",
+    "b3a819f564d6a9f6e4f415ad3e0652a609ae68625bf3bdecd7fa27824bf9fc6f",
+    (Remote(URL, "md5:7c2ac02c03563afcf9b574c7e56c153a", 100_000_000),),
+    read,
+    ("imdb/imdb_train.csv.xz", "imdb/imdb_test.csv.xz"),
+    read_packed,
+)
