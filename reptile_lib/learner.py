@@ -4,6 +4,7 @@
 
     learner = Reptile(conv4(ways=5), inner=adam(lr=1e-3), inner_steps=5, inner_batch=10)
     learner.fit(tasks, meta_steps=1_000, meta_batch=5, epsilon=linear(1.0, 0.0))
+    net = learner.predictor(Batch(images, labels))  # for use, see `fit.deploy`
 
 `fit` draws the tasks of many meta-steps at once, runs them without waiting for the
 device, and looks at the result once per chunk.
