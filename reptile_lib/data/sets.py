@@ -8,10 +8,15 @@ from reptile_lib.data import (
     arrays,
     banking77,
     clinc150,
+    cora,
+    fsdd,
     glyphs,
     huffpost,
     imdb,
+    movielens,
+    nab,
     omniglot,
+    scikit,
 )
 from reptile_lib.data.arrays import Source
 from reptile_lib.data.parts import About
@@ -35,13 +40,19 @@ SETS = {
     "banking77": DataSet(banking77.load, banking77.ABOUT, (banking77.SOURCE,)),
     "huffpost": DataSet(huffpost.load, huffpost.ABOUT, (huffpost.SOURCE,)),
     "imdb": DataSet(imdb.load, imdb.ABOUT, (imdb.SOURCE,)),
+    "fsdd": DataSet(fsdd.load, fsdd.ABOUT, (fsdd.SOURCE,)),
+    "movielens": DataSet(movielens.load, movielens.ABOUT, (movielens.SOURCE,)),
+    "nab": DataSet(nab.load, nab.ABOUT, (nab.SOURCE,)),
+    "cora": DataSet(cora.load, cora.ABOUT, (cora.SOURCE,)),
+    "digits": DataSet(scikit.load_digits, scikit.DIGITS),
+    "breast-cancer": DataSet(scikit.load_breast_cancer, scikit.CANCER),
 }
-Pictures = Literal["glyphs", "omniglot"]
+Pictures = Literal["glyphs", "omniglot", "digits"]
 """Sets that are classes of pictures."""
 
 
 @overload
-def load(name: Pictures, **options: int) -> Splits: ...
+def load(name: Pictures, **options: float) -> Splits: ...
 @overload
 def load(name: str, **options: Any) -> Any: ...
 def load(name: str, **options: Any) -> Any:
