@@ -71,6 +71,10 @@ gpu-data:  ## pack Omniglot for make gpu into .gpu-data (3 MB)
 	REPTILE_CACHE=.gpu-data $(ANY) -c "from reptile_lib import load; load('omniglot')"
 	@test -s .gpu-data/omniglot.npz
 
+.PHONY: data
+data: $(VENV)/full.stamp  ## download every data set and check it: about 500 MB
+	$(BIN)/python -m reptile_lib data get
+
 lab: $(VENV)/full.stamp  ## open the notebooks in JupyterLab
 	$(BIN)/jupyter lab
 

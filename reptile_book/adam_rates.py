@@ -35,6 +35,7 @@ from reptile_lib.optimizers.schedules import linear
 from reptile_lib.params import layout
 from reptile_lib.rng import TEST, VALIDATE
 from reptile_lib.runs import run
+from reptile_lib.runs.data import load_data
 from reptile_lib.runs.settings import Settings
 from reptile_lib.tasks import Episodes
 
@@ -88,7 +89,7 @@ STUDY = Study()
 def load(data: str, study: Study) -> Splits:
     """Return the split of seed 0, whatever the seed of the training."""
     classes = study.val_classes if data == "omniglot" else 0
-    return run.load_data(Settings(data=data, val_classes=classes))
+    return load_data(Settings(data=data, val_classes=classes))
 
 
 def train(

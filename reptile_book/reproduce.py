@@ -22,6 +22,7 @@ from reptile_lib.inner import Moments
 from reptile_lib.learner import MetaLearner
 from reptile_lib.parallel.team import here, say
 from reptile_lib.runs import run as one_run
+from reptile_lib.runs.data import load_data
 from reptile_lib.runs.settings import LATER, Settings
 from reptile_lib.storage.files import written_whole
 
@@ -184,7 +185,7 @@ def _few_shot(
     progress: bool,
 ) -> tuple[MetaLearner, records.Record]:
     """Train in `folder` and score both shots; `switched`, both moments too."""
-    data = one_run.load_data(settings)
+    data = load_data(settings)
     learner, _ = one_run.train(
         settings,
         data,

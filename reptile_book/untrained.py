@@ -16,6 +16,7 @@ from reptile_lib.distributions.few_shot import FewShotTasks
 from reptile_lib.errors import UserError
 from reptile_lib.parallel.team import say
 from reptile_lib.runs import run
+from reptile_lib.runs.data import load_data
 
 
 def record(
@@ -39,7 +40,7 @@ def record(
     if path.exists():
         raise UserError(f"{path} is recorded already; delete it to run it again")
     made_with = records.circumstances(find_device(device))
-    data, learner = run.load_data(settings), run.build(settings, device)
+    data, learner = load_data(settings), run.build(settings, device)
     began, metrics = time.perf_counter(), {}
     for shots in rows.SHOTS:
         tasks = FewShotTasks(data.test, settings.ways, shots)

@@ -23,7 +23,7 @@ from reptile_lib.fit.side_by_side import fit_side_by_side
 from reptile_lib.params import layout
 from reptile_lib.rng import TRAIN, draws
 from reptile_lib.runs import run
-from reptile_lib.runs.run import load_data
+from reptile_lib.runs.data import load_data
 from reptile_lib.runs.settings import Settings
 from reptile_lib.tasks import Episodes, minibatches
 

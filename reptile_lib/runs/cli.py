@@ -1,9 +1,11 @@
-"""The command line: train and evaluate.
+"""The command line: train, evaluate, predict, data.
 
 ::
 
     python -m reptile_lib train --data glyphs --meta-steps 1000 --out runs/demo
     python -m reptile_lib evaluate --checkpoint runs/demo
+    python -m reptile_lib predict --checkpoint runs/demo --support FOLDER FILE...
+    python -m reptile_lib data list
 """
 
 import argparse
@@ -29,7 +31,8 @@ from reptile_lib.parallel.cores import core_count
 from reptile_lib.parallel.launch import LAUNCHED, launch
 from reptile_lib.parallel.signals import interrupted_once
 from reptile_lib.parallel.team import here, joined, say
-from reptile_lib.runs import run
+from reptile_lib.runs import predict, run, shelf
+from reptile_lib.runs.data import open_data
 from reptile_lib.runs.settings import (
     EVALUATION,
     OPTIONS,
@@ -197,13 +200,18 @@ def _parser() -> argparse.ArgumentParser:
     test = command(commands, "evaluate", _evaluate, "evaluate a trained φ")
     test.add_argument("--checkpoint", type=Path, required=True, help="folder of a run")
     _settings_of_run(test, (*EVALUATION, "moments"))
+
+    told = "adapt φ to a few labelled files, and answer for others"
+    predict.add_options(command(commands, "predict", predict.predict, told))
+    shelf.add_commands(commands.add_parser("data", help="data sets"))
     return parser
 
 
 def _train(options: argparse.Namespace) -> Record:
     settings = complete(_given(options, TRAINING + EVALUATION))
     settings.check_evaluation()
-    data = run.load_data(settings)
+    begun = (options.out / run.CHECKPOINT).exists()
+    settings, data = open_data(settings, options.out, begun)
     test_tasks = FewShotTasks(data.test, settings.ways, settings.shots)
     began = time.perf_counter()
     resume: run.Resume = "always" if options.resume else "never"
@@ -248,7 +256,8 @@ def _evaluate(options: argparse.Namespace) -> Record:
     learner, settings = run.reopen(
         options.checkpoint, options.device, **_given(options, EVALUATION)
     )
-    test = run.load_data(settings).test
+    folder = run.folder_of(options.checkpoint)
+    test = open_data(settings, folder, begun=True)[1].test
     tasks = FewShotTasks(test, settings.ways, settings.shots)
     record, text = _report(learner, settings, tasks, options.moments)
     say(text)

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Literal
 
 from filelock import FileLock, Timeout
+from torch import nn
 from torch.nn import functional as F
 
-from reptile_lib.data.sets import load
 from reptile_lib.distributions.few_shot import FewShotTasks
 from reptile_lib.errors import UserError
 from reptile_lib.evaluation import Evaluation, evaluate
@@ -21,11 +21,15 @@ from reptile_lib.examples import Splits
 from reptile_lib.fast import conv4_compiled
 from reptile_lib.inner import Moments
 from reptile_lib.learner import MetaLearner, Reptile
+from reptile_lib.meta import Schedule
 from reptile_lib.models.conv4 import conv4
-from reptile_lib.optimizers.formulas import adam
+from reptile_lib.models.mlp import mlp
+from reptile_lib.models.text import text_bag
+from reptile_lib.optimizers.formulas import adam, sgd
 from reptile_lib.optimizers.schedules import linear
 from reptile_lib.parallel.launch import job, restarted
 from reptile_lib.parallel.team import here
+from reptile_lib.params import layout, ravel
 from reptile_lib.rng import TEST, VALIDATE
 from reptile_lib.runs.settings import Json, Settings, from_file
 from reptile_lib.storage import checkpoint
@@ -38,25 +42,9 @@ CHECKPOINT = "checkpoint.safetensors"
 JOB = ".job"  # in the folder of a run: which torchrun job began it
 LOCK = ".lock"  # there, too: which process is at work
 VALIDATION_TASKS = 200
+TURNED = ("glyphs", "omniglot")  # a letter turned by 90 degrees is another letter
+HIDDEN = (64, 64)  # units of the layers for columns of numbers
 LONG = 200_000  # inner steps from which more processes pay on a CPU, and a compiler
-
-
-def load_data(settings: Settings) -> Splits:
-    """Load the data set of a run, split by its seed.
-
-    Raises:
-        UserError: there is no such data set, it cannot be had, or it has validation
-            classes of its own.
-    """
-    if settings.data == "omniglot":
-        return load("omniglot", seed=settings.seed, val_classes=settings.val_classes)
-    if settings.val_classes:
-        raise UserError(
-            f"val_classes = {settings.val_classes}: only omniglot sets classes aside"
-            " on demand; leave it out"
-        )
-    splits: Splits = load(settings.data)
-    return splits
 
 
 def build(settings: Settings, device: str) -> MetaLearner:
@@ -68,15 +56,40 @@ def build(settings: Settings, device: str) -> MetaLearner:
     set the measure for evaluation's 5: the steps are half as long as with a mean.
     """
     return Reptile(
-        conv4(settings.ways, seed=settings.seed),
+        _model(settings),
         criterion=partial(F.cross_entropy, reduction=settings.reduction),
-        inner=adam(settings.lr),
+        inner=adam(settings.lr) if settings.optimizer == "adam" else sgd(settings.lr),
         inner_steps=settings.inner_steps,
         inner_batch=settings.inner_batch,
         moments=settings.moments,
         precision=settings.precision,
         device=device,
     )
+
+
+def _model(settings: Settings) -> nn.Module:
+    """Make the untrained network of a run."""
+    ways, seed = settings.ways, settings.seed
+    if settings.kind == "sentences":
+        model = text_bag(ways, seed=seed)
+    elif settings.kind == "numbers":
+        model = mlp(settings.features.count(",") + 1, *HIDDEN, ways, seed=seed)
+    else:
+        model = conv4(ways, settings.channels, settings.size, seed)
+    if settings.head == "zeroed":
+        for parameter in list(model.parameters())[-2:]:
+            nn.init.zeros_(parameter)
+    return model
+
+
+def _epsilon(settings: Settings, model: nn.Module) -> Schedule:
+    """Return ε; a head that starts every task at zero stays there."""
+    line = linear(settings.epsilon, settings.epsilon_final)
+    if settings.head != "zeroed":
+        return line
+    moves = ravel(model).fill_(1.0)
+    moves[-sum(layout(model).sizes[-2:]) :] = 0.0
+    return lambda done: line(done) * moves
 
 
 def reopen(
@@ -98,6 +111,11 @@ def reopen(
     learner = build(settings, device)
     learner.restore(path)
     return learner, settings
+
+
+def folder_of(path: Path) -> Path:
+    """Return the folder of a run, of which either that or the checkpoint is named."""
+    return path if path.is_dir() else path.parent
 
 
 def settings_of(path: Path) -> Settings:
@@ -159,7 +177,8 @@ def train(
 
     here().first_alone(open_folder)
     learner.agree()
-    tasks = FewShotTasks(data.train.rotated(), settings.ways, settings.train_shots)
+    classes = data.train.rotated() if settings.data in TURNED else data.train
+    tasks = FewShotTasks(classes, settings.ways, settings.train_shots)
     validate = _validation(settings, data, validate_every) if validate_every else None
     start_step = learner.state.meta_step
     if start_step == 0 or start_step < settings.meta_steps:
@@ -167,7 +186,7 @@ def train(
             tasks,
             meta_steps=settings.meta_steps,
             meta_batch=settings.meta_batch,
-            epsilon=linear(settings.epsilon, settings.epsilon_final),
+            epsilon=_epsilon(settings, learner.model),
             seed=settings.seed,
             validate=validate,
             validate_every=validate_every,
@@ -221,7 +240,8 @@ def score(
         learner,
         tasks,
         inner_steps=settings.eval_steps,
-        inner_batch=settings.eval_batch,
+        # more than there are would come twice, some more often than others
+        inner_batch=min(settings.eval_batch, settings.ways * settings.shots),
         count=settings.eval_tasks,
         seed=settings.seed,
         stream=stream,

@@ -6,7 +6,7 @@ openai/supervised-reptile); they depend on the number of ways.
 
 from collections.abc import Mapping
 from dataclasses import Field, asdict, dataclass, field, fields
-from typing import Any
+from typing import Any, Literal
 
 from reptile_lib.data.sets import SETS
 from reptile_lib.errors import UserError
@@ -15,6 +15,8 @@ from reptile_lib.inner import Moments
 
 Json = str | int | float
 """What a setting is in a file."""
+
+TEXT_SETS = ("clinc150", "banking77", "huffpost", "imdb")
 
 
 def _option(default: Any, help: str, *choices: str, training: bool = True) -> Any:
@@ -30,16 +32,34 @@ def _scored(default: Any, help: str) -> Any:
 class Settings:
     """How a network is trained and scored. φ depends on the first part alone."""
 
-    data: str = _option("glyphs", f"one of {', '.join(SETS)}")
+    data: str = _option(
+        "glyphs",
+        "folder:PATH (a subfolder of pictures per class), table:FILE (CSV), or one of"
+        f" {', '.join(SETS)}",
+    )
+    label: str = _option("label", "column of a table that names the class")
+    text: str = _option("", "column of a table with the sentences to tell apart")
+    features: str = _option(
+        "", "or its columns of numbers, a,b,c (all others that are)"
+    )
+    size: int = _option(28, "pixels per side of a folder's pictures")
+    channels: int = _option(1, "1 or 3: a folder's pictures in grey or in colours")
     seed: int = _option(0, "of weights, split and tasks")
     val_classes: int = _option(
-        0, "training classes to set aside for validation; glyphs has its own"
+        0, "training classes to set aside for validation; most sets have their own"
+    )
+    head: str = _option(
+        "learnt",
+        "learnt or zeroed: what every task's last layer starts from",
+        "learnt",
+        "zeroed",
     )
     ways: int = _option(5, "classes a task")
     train_shots: int = _option(10, "examples a class in training")
     inner_steps: int = _option(5, "k, inner steps a task")
     inner_batch: int = _option(10, "examples an inner step")
-    lr: float = _option(1e-3, "Adam's inner learning rate")
+    optimizer: str = _option("adam", "the inner optimiser", "adam", "sgd")
+    lr: float = _option(1e-3, "its learning rate")
     moments: Moments = _option(  # noqa: RUF009
         "carry", "carry or reset: does Adam's state outlive a task", "carry", "reset"
     )
@@ -59,6 +79,13 @@ class Settings:
     eval_steps: int = _scored(50, "inner steps in evaluation")
     eval_batch: int = _scored(5, "examples a step in evaluation")
     eval_tasks: int = _scored(1000, "tasks to score; the paper's tables take 10,000")
+
+    @property
+    def kind(self) -> Literal["pictures", "sentences", "numbers"]:
+        """What the examples are."""
+        if self.text or self.data in TEXT_SETS:
+            return "sentences"
+        return "numbers" if self.data.startswith("table:") else "pictures"
 
     @property
     def training_steps(self) -> int:
@@ -95,14 +122,33 @@ TWENTY_WAYS: Mapping[str, Json] = {
     "meta_steps": 200_000,
     "eval_batch": 10,
 }
+SENTENCES: Mapping[str, Json] = {
+    "head": "zeroed",
+    "optimizer": "sgd",
+    "lr": 1.0,
+    "inner_steps": 10,
+    "reduction": "mean",
+}
 # Settings that older checkpoints lack, with what was done before there was a choice.
-LATER: Mapping[str, Json] = {"precision": "float32", "reduction": "mean"}
+LATER: Mapping[str, Json] = {
+    "precision": "float32",
+    "reduction": "mean",
+    "label": "label",
+    "text": "",
+    "features": "",
+    "size": 28,
+    "channels": 1,
+    "head": "learnt",
+    "optimizer": "adam",
+}
 
 
 def complete(given: Mapping[str, Json | None]) -> Settings:
     """Fill in the default of every setting that is absent or None."""
     chosen = {name: value for name, value in given.items() if value is not None}
-    special = TWENTY_WAYS if chosen.get("ways") == 20 else {}
+    special = dict(TWENTY_WAYS) if chosen.get("ways") == 20 else {}
+    if Settings(**chosen).kind == "sentences":  # type: ignore[arg-type]
+        special |= SENTENCES
     return Settings(**{**special, **chosen})  # type: ignore[arg-type]
 
 

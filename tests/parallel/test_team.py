@@ -21,6 +21,7 @@ from reptile_lib.meta import Alone, Target, weighted_mean
 from reptile_lib.parallel.launch import launch
 from reptile_lib.parallel.team import here, joined
 from reptile_lib.runs import cli, run
+from reptile_lib.runs.data import load_data
 from reptile_lib.runs.run import CHECKPOINT
 from reptile_lib.runs.settings import complete
 from reptile_lib.storage import checkpoint
@@ -260,7 +261,7 @@ def test_a_refused_folder_is_not_taken_over_by_a_restart(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = complete({"meta_steps": 2, "meta_batch": 1, "inner_steps": 1})
-    data = run.load_data(config)
+    data = load_data(config)
     run.train(config, data, tmp_path, device="cpu")
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "another job")
     monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")

@@ -20,6 +20,7 @@ from reptile_book.__main__ import main, parser
 from reptile_book.rows import row_name
 from reptile_lib import FewShotTasks, Sine, UserError, adaptation_curve, load
 from reptile_lib.runs import run
+from reptile_lib.runs.data import load_data
 from reptile_lib.runs.settings import LATER
 from reptile_lib.storage import checkpoint
 
@@ -99,7 +100,7 @@ def test_the_recorded_phi_repeats_the_number(recorded: Recorded) -> None:
     phi = folder / "glyphs-5way-short" / "seed-0.safetensors"
     for shots in rows.SHOTS:
         learner, config = run.reopen(phi, "cpu", shots=shots)
-        tasks = FewShotTasks(run.load_data(config).test, config.ways, shots)
+        tasks = FewShotTasks(load_data(config).test, config.ways, shots)
         scores = run.score(learner, config, tasks)
         assert scores.as_dict() == record["metrics"][f"{shots}-shot"]
 
@@ -170,7 +171,7 @@ def test_a_short_row_is_scored_with_both_choices_of_moments(recorded: Recorded) 
     switched = record["metrics_switched_moments"]
     assert switched != record["metrics"]
     learner, config = run.reopen(phi, "cpu", shots=1)
-    tasks = FewShotTasks(run.load_data(config).test, config.ways, 1)
+    tasks = FewShotTasks(load_data(config).test, config.ways, 1)
     scores = run.score(learner, config, tasks, moments="reset")
     assert scores.as_dict() == switched["1-shot"]
 
