@@ -7,12 +7,16 @@ from typing import Any, Literal, NamedTuple, overload
 from reptile_lib.data import (
     arrays,
     banking77,
+    cifar10,
+    cifar_fs,
     clinc150,
     cora,
     fsdd,
     glyphs,
+    gtsrb,
     huffpost,
     imdb,
+    mnist,
     movielens,
     nab,
     omniglot,
@@ -36,6 +40,12 @@ class DataSet(NamedTuple):
 SETS = {
     "glyphs": DataSet(glyphs.load, glyphs.ABOUT),
     "omniglot": DataSet(omniglot.load, omniglot.ABOUT, (omniglot.SOURCE,)),
+    "mnist": DataSet(mnist.load, mnist.ABOUT, (mnist.SOURCE,)),
+    "cifar10": DataSet(cifar10.load, cifar10.ABOUT, (cifar10.SOURCE,)),
+    "cifar-fs": DataSet(cifar_fs.load, cifar_fs.ABOUT, (cifar_fs.SOURCE,)),
+    "cifar-fs-256": DataSet(cifar_fs.load_256, cifar_fs.PART, (cifar_fs.SOURCE_256,)),
+    "gtsrb": DataSet(gtsrb.load, gtsrb.ABOUT, (gtsrb.SOURCE,)),
+    "gtsrb-part": DataSet(gtsrb.load_part, gtsrb.PART, (gtsrb.SOURCE_PART,)),
     "clinc150": DataSet(clinc150.load, clinc150.ABOUT, (clinc150.SOURCE,)),
     "banking77": DataSet(banking77.load, banking77.ABOUT, (banking77.SOURCE,)),
     "huffpost": DataSet(huffpost.load, huffpost.ABOUT, (huffpost.SOURCE,)),
@@ -47,7 +57,9 @@ SETS = {
     "digits": DataSet(scikit.load_digits, scikit.DIGITS),
     "breast-cancer": DataSet(scikit.load_breast_cancer, scikit.CANCER),
 }
-Pictures = Literal["glyphs", "omniglot", "digits"]
+Pictures = Literal[
+    "glyphs", "omniglot", "cifar-fs", "cifar-fs-256", "gtsrb", "gtsrb-part", "digits"
+]
 """Sets that are classes of pictures."""
 
 

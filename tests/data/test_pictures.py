@@ -1,0 +1,110 @@
+"""Pictures of 32 x 32: sheets and records are read, classes put in order and cut."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from reptile_lib import UserError
+from reptile_lib.data.pictures import (
+    by_class,
+    read_classes,
+    read_records,
+    read_sheet,
+    with_validation,
+)
+from tests.data import tiles
+from tests.kit import one
+
+IMAGES = tiles.pictures(0, count=230)
+ROWS = [("cat" if i % 2 else "dog", f"{i}.png") for i in range(230)]
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> tuple[Path, Path]:
+    sheet, table = tmp_path / "a.webp", tmp_path / "a.csv"
+    sheet.write_bytes(tiles.sheet(IMAGES))
+    table.write_bytes(tiles.table("label,file", ROWS))
+    return sheet, table
+
+
+def test_a_sheet_holds_what_its_table_says(files: tuple[Path, Path]) -> None:
+    rows, found = read_sheet(*files, "file", "label")
+    assert rows.tolist() == [[file, label] for label, file in ROWS]
+    assert np.array_equal(found, IMAGES)
+
+
+@pytest.mark.parametrize("count", [200, 301])
+def test_rows_must_go_with_tiles(files: tuple[Path, Path], count: int) -> None:
+    files[1].write_bytes(tiles.table("label,file", [("cat", "x")] * count))
+    with pytest.raises(UserError, match=rf"a.webp is damaged \(300 tiles for {count} "):
+        read_sheet(*files, "label")
+
+
+def test_damage_is_told(files: tuple[Path, Path]) -> None:
+    sheet, table = files
+    sound = sheet.read_bytes()
+    for bad in (sound[: len(sound) // 2], b"<html>", b""):
+        sheet.write_bytes(bad)
+        with pytest.raises(UserError, match=r"a.webp is damaged \(.+; get the publi"):
+            read_sheet(*files, "label")
+    sheet.write_bytes(sound)
+    for bad in (b"", b"\xff\xfe", b"index,name\n0,x\n"):
+        table.write_bytes(bad)
+        with pytest.raises(UserError, match=r"a.(csv|webp) is damaged"):
+            read_sheet(*files, "label")
+    table.unlink()
+    with pytest.raises(UserError, match=r"a.csv is damaged .*No such file"):
+        read_sheet(*files, "label")
+
+
+def test_classes_are_in_the_order_of_bytes(files: tuple[Path, Path]) -> None:
+    found = read_classes(files, {"all": ("dog", "cat")})["all"]
+    assert found.shape == (2, 115, 3, 32, 32)
+    for own, first in zip(found, (0, 1), strict=True):
+        flat = [image.tobytes() for image in own]
+        assert flat == sorted(flat)
+        assert set(flat) == {image.tobytes() for image in IMAGES[first::2]}
+
+
+def test_classes_must_have_as_many(files: tuple[Path, Path]) -> None:
+    with pytest.raises(UserError, match=r"a.csv is damaged \(classes have \[0, 115\] "):
+        read_classes(files, {"all": ("dog", "cow")})
+
+
+def test_records_are_taken_apart() -> None:
+    images = tiles.pictures(1, count=3)
+    labels, found = read_records(tiles.records([(7, 1), (8, 2), (9, 0)], images), 2)
+    assert labels.tolist() == [1, 2, 0]
+    assert np.array_equal(found, images)
+    assert np.array_equal(by_class(labels, found, [2])[0, 0], images[1])
+    with pytest.raises(ValueError, match="reshape"):
+        read_records(tiles.records([(7, 1)], images[:1])[:-1], 2)
+
+
+def test_validation_is_taken_of_each_class() -> None:
+    sizes = (5, 9)
+    classes = [torch.arange(n)[:, None] + 100 * k for k, n in enumerate(sizes)]
+    train, val = with_validation(classes, "ab", 2, seed=0)
+    assert (train.counts, val.counts) == ((3, 7), (2, 2))
+    assert train.names == val.names == ("a", "b")
+    for kept, aside, whole in zip(
+        train.by_class(), val.by_class(), classes, strict=True
+    ):
+        assert torch.equal(one(kept), one(kept).sort(0).values)
+        both = torch.cat([one(kept), one(aside)]).sort(0).values
+        assert torch.equal(both, whole)
+    again, other = (with_validation(classes, "ab", 2, seed=s)[1].pool for s in (0, 1))
+    assert torch.equal(one(again), one(val.pool))
+    assert not torch.equal(one(other), one(val.pool))
+
+
+def test_validation_may_be_empty_but_not_all() -> None:
+    classes = [torch.zeros(n, 1, 2, 2) for n in (5, 9)]
+    train, val = with_validation(classes, "ab", 0, seed=0)
+    assert (train.counts, val.counts) == ((5, 9), ())
+    assert one(val.pool).shape == (0, 1, 2, 2)
+    for wrong in (-1, 5):
+        with pytest.raises(UserError, match=f"is {wrong}: choose from 0 to 4"):
+            with_validation(classes, "ab", wrong, seed=0)
