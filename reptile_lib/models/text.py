@@ -1,4 +1,4 @@
-"""Short texts: hashed words, and a small network on the mean of their vectors."""
+"""Short texts: hashed words, and a small network on the sum of their vectors."""
 
 import re
 import zlib
@@ -74,7 +74,11 @@ def text_bag(
     hidden: int = 64,
     seed: int = 0,
 ) -> nn.Module:
-    """Build a network for ids [B, L]: the mean of their vectors, then two layers.
+    """Build a network for ids [B, L]: the sum of their vectors, then two layers.
+
+    The sum is over √n of the n ids that are not 0, so that it is as large as a vector
+    however long the text. A mean gets smaller: of ninety ids it is a tenth of that, and
+    ten steps of SGD hardly move the answers.
 
     >>> text_bag(ways=5)(encode_words(["Hello there!"])).shape
     torch.Size([1, 5])
@@ -101,7 +105,7 @@ def text_bag(
 
 
 class TextBag(nn.Module):
-    """Map ids [B, L] to the mean of their vectors, 0 left out, and that to logits."""
+    """Map ids [B, L] to the sum of their vectors over √n, and that to logits."""
 
     def __init__(self, ways: int, buckets: int, width: int, hidden: int) -> None:
         super().__init__()
@@ -121,6 +125,6 @@ class TextBag(nn.Module):
                 " encode the texts with the same number of buckets"
             ) from error
         there = (ids != 0).to(vectors.dtype)[..., None]
-        mean = (vectors * there).sum(-2) / there.sum(-2).clamp(min=1)
-        logits: Tensor = self.head(mean)
+        bag = (vectors * there).sum(-2) / there.sum(-2).clamp(min=1).sqrt()
+        logits: Tensor = self.head(bag)
         return logits

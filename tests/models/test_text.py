@@ -1,4 +1,4 @@
-"""Texts as hashed words, and the network on the mean of their vectors."""
+"""Texts as hashed words, and the network on the sum of their vectors."""
 
 import binascii
 import random
@@ -50,13 +50,13 @@ def test_what_cannot_be_encoded_is_told() -> None:
             text_bag(**{"ways": 2, name: 0})
 
 
-def test_the_network_takes_the_mean_over_what_is_there() -> None:
+def test_the_network_takes_the_sum_of_what_is_there() -> None:
     model = text_bag(3, 20, width=4, hidden=5)
     table = model.get_parameter("table.weight")
     first, _, last = model.get_submodule("head").children()
     ids = torch.tensor([[7, 3, 3, 0, 0], [1, 0, 0, 0, 0]])
-    means = torch.stack([(table[7] + 2 * table[3]) / 3, table[1]])
-    torch.testing.assert_close(model(ids), last(first(means).relu()))
+    sums = torch.stack([(table[7] + 2 * table[3]) / 3**0.5, table[1]])
+    torch.testing.assert_close(model(ids), last(first(sums).relu()))
     torch.testing.assert_close(model(ids), model(ids[:, :3]))
     model(ids).sum().backward()
     assert table.grad is not None
