@@ -3,7 +3,6 @@
 import io
 import random
 import tarfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -142,13 +141,6 @@ def test_a_file_without_citations_is_noticed(tmp_path: Path) -> None:
     file = tar({"cora/cora.content": "1\t0\t1\tTheory\n"})
     other = cora.SOURCE.__class__("cora", "", (), cora.read, (PACKED,))
     assert "cora.cites" in complaint(other, {PACKED: file}, tmp_path)
-
-
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("REPTILE_CACHE", str(tmp_path_factory.mktemp("cache")))
-        yield
 
 
 @pytest.mark.needs_data("cora")

@@ -2,7 +2,7 @@
 
 import io
 import wave
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -144,13 +144,6 @@ def test_a_recording_of_another_kind_is_named(
 def test_an_unknown_speaker_is_noticed(source: Source, tmp_path: Path) -> None:
     files = {**FILES, "recordings/3_nobody_9.wav": wav(range(8))}
     assert "is damaged" in complaint(source, {PACKED: zipped(files)}, tmp_path)
-
-
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("REPTILE_CACHE", str(tmp_path_factory.mktemp("cache")))
-        yield
 
 
 @pytest.mark.needs_data("fsdd")

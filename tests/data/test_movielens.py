@@ -1,6 +1,5 @@
 """MovieLens: a small table of ratings, and the published one where it is at hand."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -116,13 +115,6 @@ def test_a_table_that_is_not_there_is_named(source: Source, tmp_path: Path) -> N
     content = zipped({"ml-latest-small/movies.csv": MOVIES.encode()})
     told = complaint(source, {PACKED: content}, tmp_path)
     assert "there is no ratings.csv in it" in told
-
-
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("REPTILE_CACHE", str(tmp_path_factory.mktemp("cache")))
-        yield
 
 
 @pytest.mark.needs_data("movielens")

@@ -1,7 +1,6 @@
 """NAB: a few small series, and the published ones where they are at hand."""
 
 import json
-from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -128,13 +127,6 @@ def test_a_file_that_is_not_there_is_noticed(source: Source, tmp_path: Path) -> 
         files = {name: content for name, content in FILES.items() if name != left_out}
         told = complaint(source, {PACKED: zipped(files)}, tmp_path)
         assert Path(left_out).name in told
-
-
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("REPTILE_CACHE", str(tmp_path_factory.mktemp("cache")))
-        yield
 
 
 @pytest.mark.needs_data("nab")
