@@ -58,19 +58,22 @@ def arrays_of(source: Source) -> Arrays:
     cache = cache_folder() / f"{source.name}.npz"
     with suppress(UserError):  # absent or damaged: made anew
         return _verified(read_npz(cache), source, cache)
-    if paths := _packed(source):
-        arrays = (source.read_packed or source.read)(paths)
-    else:
-        paths = _downloaded(source)
-        arrays = source.read(paths)
-    arrays = _verified(arrays, source, *paths[:2])
+    paths, read = _packed(source), source.read_packed or source.read
+    downloaded = [] if paths else _downloaded(source)
+    if downloaded:
+        paths, read = downloaded, source.read
+    try:
+        arrays = _verified(read(paths), source, *paths[:2])
+    except UserError:
+        for path in downloaded:  # not to be taken again
+            path.unlink(missing_ok=True)
+        raise
     # where nothing can be written, the next load takes longer, no more
     with suppress(UserError), written_whole(cache) as file, file.open("wb") as raw:
         np.savez(raw, **arrays)  # type: ignore[arg-type]
     if cache.exists():
-        for path in paths:
-            if path.parent.parent == cache_folder() / "downloads":
-                path.unlink(missing_ok=True)  # what they held is in the cache
+        for path in downloaded:  # what they held is in the cache
+            path.unlink(missing_ok=True)
     return arrays
 
 

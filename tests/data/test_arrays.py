@@ -132,6 +132,16 @@ def test_a_cache_that_cannot_be_written_is_done_without(
     assert same(arrays_of(source()))
 
 
+def test_a_wrong_download_is_not_taken_again(home: Path) -> None:
+    (home / "data" / "set" / "all.txt").unlink()
+    with served(home / "site") as base:
+        (home / "site" / "y.txt").write_text("1 1")
+        with pytest.raises(UserError, match="hold something else"):
+            arrays_of(source(base))
+        (home / "site" / "y.txt").write_text("1 0")
+        assert same(arrays_of(source(base)))
+
+
 def test_what_came_of_several_files_is_kept(home: Path) -> None:
     (home / "data" / "set" / "all.txt").unlink()
     manners = Manners(refuses=[200, 404])
