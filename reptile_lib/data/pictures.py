@@ -97,11 +97,12 @@ def with_validation(
     most, chance = min(map(len, classes)) - 1, random.Random(seed)
     if not 0 <= val_examples <= most:
         raise UserError(f"val_examples is {val_examples}: choose from 0 to {most}")
-    aside = [torch.zeros(len(images), dtype=torch.bool) for images in classes]
-    for rows in aside:
-        rows[chance.sample(range(len(rows)), val_examples)] = True
-    parts = list(zip(classes, aside, strict=True))
-    train = Examples([images[~rows] for images, rows in parts], tuple(names))
     if not val_examples:
-        return train, Examples(classes[0][:0, None], ())
-    return train, Examples([images[rows] for images, rows in parts], tuple(names))
+        return Examples(classes, tuple(names)), Examples(classes[0][:0, None], ())
+    train, val = [], []
+    for images in classes:
+        aside = torch.zeros(len(images), dtype=torch.bool)
+        aside[chance.sample(range(len(images)), val_examples)] = True
+        train.append(images[~aside])
+        val.append(images[aside])
+    return Examples(train, tuple(names)), Examples(val, tuple(names))

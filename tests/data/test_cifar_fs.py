@@ -108,7 +108,7 @@ def real(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 @pytest.mark.slow
-@pytest.mark.needs_data("cifar_fs")
+@pytest.mark.needs_data("cifar-fs-256")
 def test_real_cifar_fs_256(real: Path) -> None:
     splits = load("cifar-fs-256")
     sizes = [(len(part), set(part.counts)) for part in splits]
@@ -120,7 +120,7 @@ def test_real_cifar_fs_256(real: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.needs_data("cifar_fs")
+@pytest.mark.needs_data("cifar-fs-256")
 def test_real_pictures_are_found_in_an_official_archive(
     real: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -223,7 +223,7 @@ def real(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         yield
 
 
-@pytest.mark.needs_data("gtsrb")
+@pytest.mark.needs_data("gtsrb-part")
 def test_real_signs(real: None) -> None:
     splits = load("gtsrb-part")
     assert [len(part) for part in splits] == [25, 9, 9]
@@ -235,7 +235,7 @@ def test_real_signs(real: None) -> None:
     assert one(episode.support.x).shape == (1, 5, 3, 32, 32)
 
 
-@pytest.mark.needs_data("gtsrb")
+@pytest.mark.needs_data("gtsrb-part")
 def test_real_halves(real: None) -> None:
     train, val, test = gtsrb.published()
     assert len(train.y) + len(val.y) == 7841
