@@ -58,8 +58,8 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     missing = [name for name in data_of(item) if not has_data(name)]
     if missing:
         pytest.skip(
-            f"data set missing: {', '.join(missing)}. Get it with python -c"
-            f" \"from reptile_lib import load; load('{missing[0]}')\""
+            f"data set missing: {', '.join(missing)}. Get it with"
+            f" python -m reptile_lib data get {missing[0]} (all of them: make data),"
             " or set REPTILE_DATA to a folder that holds it"
         )
 
@@ -74,3 +74,17 @@ def pytest_runtest_makereport(
         report.outcome = "failed"
         report.longrepr = f"skipped, but REPTILE_REQUIRE_DATA=1: {why}"
     return report
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """End with what was left out for want of data, and what to do about it."""
+    skipped = [
+        report
+        for report in terminalreporter.stats.get("skipped", [])
+        if "data set missing" in str(report.longrepr)
+    ]
+    notebooks = {r.nodeid.split("::")[0] for r in skipped if ".ipynb" in r.nodeid}
+    tests = [report for report in skipped if ".ipynb" not in report.nodeid]
+    for count, what in ((len(notebooks), "notebooks"), (len(tests), "tests")):
+        if count:
+            terminalreporter.write_line(f"{count} {what} skipped: make data")

@@ -200,6 +200,8 @@ def test_missing_data_is_seen(
     result = pytester.runpytest("--nbval", "--nbval-current-env", "-rA")
     result.assert_outcomes(**{outcome: 1})
     result.stdout.fnmatch_lines(["*data set missing: omniglot*REPTILE_DATA*"])
+    if required != "1":
+        result.stdout.fnmatch_lines(["1 notebooks skipped: make data"])
 
 
 def test_a_skip_inside_a_test_is_seen_too(
