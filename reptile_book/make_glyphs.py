@@ -27,9 +27,9 @@ from fontTools.ttLib import TTFont
 from numpy.typing import NDArray
 
 from reptile_lib.data import packed
-from reptile_lib.data.arrays import fingerprint
 from reptile_lib.data.glyphs import FILE, SCRIPTS
 from reptile_lib.data.packed import SIDE
+from reptile_lib.reading.arrays import fingerprint
 
 Floats = NDArray[np.float64]
 Bits = NDArray[np.bool_]

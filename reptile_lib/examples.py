@@ -9,8 +9,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from reptile_lib.data import folder, table
 from reptile_lib.errors import UserError
+from reptile_lib.reading import folder, table
 
 Inputs = Tensor | tuple[Tensor, ...]
 """What a model takes: a tensor, or a tuple of tensors, an argument each."""
@@ -98,7 +98,7 @@ class Examples:
         channels: int = 1,
         transform: folder.Transform | None = None,
     ) -> "Examples":
-        """Return pictures, a class per subfolder: `data.folder.read`."""
+        """Return pictures, a class per subfolder: `reading.folder.read`."""
         return Examples(*folder.read(path, size, channels, transform))
 
     @staticmethod
@@ -110,7 +110,7 @@ class Examples:
         features: Sequence[str] = (),
         encode: table.Encode | None = None,
     ) -> "Examples":
-        """Return the rows of a CSV file, by label: `data.table.classes`."""
+        """Return the rows of a CSV file, by label: `reading.table.classes`."""
         return Examples(*table.classes(path, label, text, features, encode))
 
     def __len__(self) -> int:

@@ -17,13 +17,14 @@ meta
 evaluation"""
 ALGORITHM = ["kernel", "inner_loop", "meta", "evaluation", "tasks", "inner", "params"]
 # A folder imports the flat top and itself; besides:
-LEAVES = ["data.folder", "data.table"]  # they import no more than FEW
+LEAVES = ["reading.folder", "reading.table"]  # they import no more than FEW
 FEW = {"errors", "storage.files"}
 EXCEPTIONS = [
     *(("examples", leaf) for leaf in LEAVES),
-    ("distributions", "data.table"),
+    ("distributions", "reading.table"),
     ("fast", "models.conv4"),
-    ("data", "storage.files"),
+    ("data", "reading"),
+    ("reading", "storage.files"),
     ("theory", "optimizers.formulas"),
 ]
 ALL_FOLDERS = ["learner", "__init__", "__main__", "fit", "runs"]
@@ -57,8 +58,9 @@ def test_imports_point_down() -> None:
     for name, imported in IMPORTS.items():
         mine = FOLDER[name]
         for other in imported & set(TEXTS):
-            near = FOLDER[other] in ("", mine) or (mine or name, other) in EXCEPTIONS
-            assert near or (mine or name) in ALL_FOLDERS, f"{name} imports {other}"
+            near, who = FOLDER[other] in ("", mine), mine or name
+            excepted = {(who, other), (who, FOLDER[other])} & {*EXCEPTIONS}
+            assert near or excepted or who in ALL_FOLDERS, f"{name} imports {other}"
         roots = {module.split(".")[0] for module in imported}
         assert not roots & {"reptile_book", "benchmarks", "tests", ""}, name
         assert "TYPE_CHECKING" not in TEXTS[name], name
@@ -80,8 +82,10 @@ def test_the_algorithm_names_no_network() -> None:
 
 
 # Most lines of a folder's files together: 2,000 for the flat top, 1,200 for a folder.
-# The aim without data and models is 5,200; what is above it today may only shrink.
+# A further data set or network makes nothing else harder to read: they are left out of
+# the rest, as is what reads files for them. Its aim is 5,200; it may only shrink.
 MOST = {"": 1_999, "fast": 1_199, "data": 1_800}
+LEFT_OUT = ("data", "reading", "models")
 MOST_IN_ALL = 6_778
 
 
@@ -93,7 +97,7 @@ def test_files_and_folders_stay_small() -> None:
         total = sum(LENGTHS[name] for name in mine)
         most = MOST.get(folder, 1_200)
         assert total <= most, f"{folder or 'the flat top'} has {total} lines"
-    rest = [n for name, n in LENGTHS.items() if FOLDER[name] not in ("data", "models")]
+    rest = [n for name, n in LENGTHS.items() if FOLDER[name] not in LEFT_OUT]
     assert sum(rest) <= MOST_IN_ALL
 
 

@@ -18,9 +18,9 @@ from reptile_book import rows
 from reptile_book.records import circumstances, peak_memory_mb
 from reptile_lib import Evaluation, Examples, FewShotTasks, MetaLearner
 from reptile_lib.data import omniglot
-from reptile_lib.data.arrays import at_hand
 from reptile_lib.fit.side_by_side import fit_side_by_side
 from reptile_lib.params import layout
+from reptile_lib.reading.arrays import at_hand
 from reptile_lib.rng import TRAIN, draws
 from reptile_lib.runs import run
 from reptile_lib.runs.data import load_data

@@ -1,1 +1,1 @@
-"""Data sets, and the readers of files behind them."""
+"""Data sets by name, a module each."""

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from reptile_lib.data import sentences
-from reptile_lib.data.arrays import Arrays, Source
-from reptile_lib.data.fetch import Remote
-from reptile_lib.data.parts import About, Parts
-from reptile_lib.data.texts import Texts
+from reptile_lib.reading.arrays import Arrays, Source
+from reptile_lib.reading.fetch import Remote
+from reptile_lib.reading.parts import About, Parts
+from reptile_lib.reading.texts import Texts
 
 ABOUT = About(
     "77 intents with 75 to 227 sentences, 13,083 in all, split 25/25/27 as Dopierre et"

@@ -8,10 +8,6 @@ from pathlib import Path
 
 import torch
 
-from reptile_lib.data.archive import damage_told, members
-from reptile_lib.data.arrays import Arrays, Source, arrays_of
-from reptile_lib.data.fetch import Remote
-from reptile_lib.data.parts import About, Parts
 from reptile_lib.data.pictures import (
     by_class,
     read_classes,
@@ -20,6 +16,10 @@ from reptile_lib.data.pictures import (
     with_validation,
 )
 from reptile_lib.examples import Examples
+from reptile_lib.reading.archive import damage_told, members
+from reptile_lib.reading.arrays import Arrays, Source, arrays_of
+from reptile_lib.reading.fetch import Remote
+from reptile_lib.reading.parts import About, Parts
 
 ABOUT = About(
     "60,000 colour pictures of 32 x 32, 6,000 of each of ten classes; 50,000 for"

@@ -14,12 +14,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from reptile_lib.data.archive import damage_told, members
-from reptile_lib.data.arrays import Arrays, Source, arrays_of, read_npz
-from reptile_lib.data.fetch import Remote
-from reptile_lib.data.parts import About
 from reptile_lib.data.pictures import by_class, read_classes, read_records, sheet_files
 from reptile_lib.examples import Examples, Splits
+from reptile_lib.reading.archive import damage_told, members
+from reptile_lib.reading.arrays import Arrays, Source, arrays_of, read_npz
+from reptile_lib.reading.fetch import Remote
+from reptile_lib.reading.parts import About
 
 ABOUT = About(
     "100 classes of 600 colour pictures of 32 x 32; 64 classes for training, 16 for"

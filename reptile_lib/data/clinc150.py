@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from reptile_lib.data import sentences
-from reptile_lib.data.arrays import Arrays, Source
-from reptile_lib.data.fetch import Remote
-from reptile_lib.data.parts import About, Parts
-from reptile_lib.data.texts import Texts
+from reptile_lib.reading.arrays import Arrays, Source
+from reptile_lib.reading.fetch import Remote
+from reptile_lib.reading.parts import About, Parts
+from reptile_lib.reading.texts import Texts
 
 ABOUT = About(
     "150 intents with 150 sentences each, split 50/50/50 as Dopierre et al. 2021 (ACL)"

@@ -10,10 +10,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from reptile_lib.data.archive import damage_told, members
-from reptile_lib.data.arrays import Arrays, Source, arrays_of, read_npz
-from reptile_lib.data.fetch import Remote
-from reptile_lib.data.parts import About
+from reptile_lib.reading.archive import damage_told, members
+from reptile_lib.reading.arrays import Arrays, Source, arrays_of, read_npz
+from reptile_lib.reading.fetch import Remote
+from reptile_lib.reading.parts import About
 
 ABOUT = About(
     "2,708 papers in 7 fields, which of 1,433 words each has, 5,278 citations; 140"

@@ -10,11 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from reptile_lib.data.archive import damage_told, members
-from reptile_lib.data.arrays import Arrays, Source, arrays_of
-from reptile_lib.data.fetch import Remote
-from reptile_lib.data.parts import About, Parts
 from reptile_lib.errors import UserError
+from reptile_lib.reading.archive import damage_told, members
+from reptile_lib.reading.arrays import Arrays, Source, arrays_of
+from reptile_lib.reading.fetch import Remote
+from reptile_lib.reading.parts import About, Parts
 
 ABOUT = About(
     "3,000 recordings of the ten digits, 22 minutes; whole speakers of six set aside",

@@ -8,10 +8,10 @@ letter of one split looks like a letter of another, not even turned by 90 degree
 from pathlib import Path
 
 from reptile_lib.data import packed
-from reptile_lib.data.arrays import fingerprint, read_npz
-from reptile_lib.data.parts import About
 from reptile_lib.errors import UserError
 from reptile_lib.examples import Examples, Splits
+from reptile_lib.reading.arrays import fingerprint, read_npz
+from reptile_lib.reading.parts import About
 
 ABOUT = About(
     "letters of twelve scripts, 20 drawings of 28 x 28 each; whole scripts set aside",

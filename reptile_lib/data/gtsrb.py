@@ -18,14 +18,14 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from reptile_lib.data.archive import damage_told, members
-from reptile_lib.data.arrays import Arrays, Source, arrays_of
-from reptile_lib.data.fetch import Remote
-from reptile_lib.data.parts import About, Parts, Rows
 from reptile_lib.data.pictures import SIDE, Pixels, read_sheet, sheet_files
-from reptile_lib.data.split import split_names
 from reptile_lib.errors import UserError
 from reptile_lib.examples import Examples, Splits
+from reptile_lib.reading.archive import damage_told, members
+from reptile_lib.reading.arrays import Arrays, Source, arrays_of
+from reptile_lib.reading.fetch import Remote
+from reptile_lib.reading.parts import About, Parts, Rows
+from reptile_lib.reading.split import split_names
 
 ABOUT = About(
     "photographs of German traffic signs, resized to 32 x 32: 39,209 of 1,307 signs, 30"

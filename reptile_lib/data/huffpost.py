@@ -5,11 +5,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from reptile_lib.data import sentences
-from reptile_lib.data.archive import unpacked
-from reptile_lib.data.arrays import Arrays, Source
-from reptile_lib.data.fetch import Remote
-from reptile_lib.data.parts import About, Parts
-from reptile_lib.data.texts import Texts
+from reptile_lib.reading.archive import unpacked
+from reptile_lib.reading.arrays import Arrays, Source
+from reptile_lib.reading.fetch import Remote
+from reptile_lib.reading.parts import About, Parts
+from reptile_lib.reading.texts import Texts
 
 ABOUT = About(
     "41 kinds of news with 900 headlines each, split 20/5/16 as Bao et al. 2020 do",

@@ -7,12 +7,12 @@ from typing import TypeVar
 import numpy as np
 
 from reptile_lib.data import sentences
-from reptile_lib.data.archive import members, unpacked
-from reptile_lib.data.arrays import Arrays, Source, arrays_of
-from reptile_lib.data.fetch import Remote
-from reptile_lib.data.parts import About, Parts
-from reptile_lib.data.texts import Texts
 from reptile_lib.errors import UserError
+from reptile_lib.reading.archive import members, unpacked
+from reptile_lib.reading.arrays import Arrays, Source, arrays_of
+from reptile_lib.reading.fetch import Remote
+from reptile_lib.reading.parts import About, Parts
+from reptile_lib.reading.texts import Texts
 
 T = TypeVar("T")
 Review = tuple[int, int, int, str]  # group, number in it, rating, text

@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from reptile_lib.data.archive import damage_told, unpacked
-from reptile_lib.data.arrays import Arrays, Source, arrays_of
-from reptile_lib.data.fetch import Remote
-from reptile_lib.data.parts import About, Parts
 from reptile_lib.data.pictures import Pixels, with_validation
 from reptile_lib.examples import Examples
+from reptile_lib.reading.archive import damage_told, unpacked
+from reptile_lib.reading.arrays import Arrays, Source, arrays_of
+from reptile_lib.reading.fetch import Remote
+from reptile_lib.reading.parts import About, Parts
 
 ABOUT = About(
     "70,000 handwritten digits of 28 x 28; 60,000 for training, 10,000 for testing; the"

@@ -11,11 +11,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from reptile_lib.data.archive import damage_told, members
-from reptile_lib.data.arrays import Arrays, Source, arrays_of, pack_texts, unpack_texts
-from reptile_lib.data.fetch import Remote
-from reptile_lib.data.parts import About, Parts
 from reptile_lib.errors import UserError
+from reptile_lib.reading.archive import damage_told, members
+from reptile_lib.reading.arrays import (
+    Arrays,
+    Source,
+    arrays_of,
+    pack_texts,
+    unpack_texts,
+)
+from reptile_lib.reading.fetch import Remote
+from reptile_lib.reading.parts import About, Parts
 
 ABOUT = About(
     "100,836 ratings of 9,742 films by 610 users, 20 to 2,698 each; users set aside by"

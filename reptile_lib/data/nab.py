@@ -11,10 +11,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from reptile_lib.data.archive import damage_told, members, unpacked
-from reptile_lib.data.arrays import Arrays, Source, arrays_of, pack_texts, unpack_texts
-from reptile_lib.data.fetch import Remote
-from reptile_lib.data.parts import About
+from reptile_lib.reading.archive import damage_told, members, unpacked
+from reptile_lib.reading.arrays import (
+    Arrays,
+    Source,
+    arrays_of,
+    pack_texts,
+    unpack_texts,
+)
+from reptile_lib.reading.fetch import Remote
+from reptile_lib.reading.parts import About
 
 ABOUT = About(
     "58 series in 7 groups, 365,558 values, 116 windows that hold an anomaly; no split",

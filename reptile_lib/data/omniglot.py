@@ -15,12 +15,12 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from reptile_lib.data import packed
-from reptile_lib.data.archive import damage_told, members
-from reptile_lib.data.arrays import Arrays, Source, arrays_of
-from reptile_lib.data.fetch import Remote
-from reptile_lib.data.parts import About
 from reptile_lib.errors import UserError
 from reptile_lib.examples import Examples, Splits
+from reptile_lib.reading.archive import damage_told, members
+from reptile_lib.reading.arrays import Arrays, Source, arrays_of
+from reptile_lib.reading.fetch import Remote
+from reptile_lib.reading.parts import About
 
 ABOUT = About(
     "1,623 characters of 50 alphabets, 20 drawings of 28 x 28 each; 1,200 characters"

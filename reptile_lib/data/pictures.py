@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from reptile_lib.data.archive import damage_told, unpacked
 from reptile_lib.errors import UserError
 from reptile_lib.examples import Examples
+from reptile_lib.reading.archive import damage_told, unpacked
 
 Pixels = NDArray[np.uint8]
 SIDE = 32

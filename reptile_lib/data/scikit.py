@@ -8,11 +8,11 @@ from types import ModuleType
 import numpy as np
 import torch
 
-from reptile_lib.data.arrays import Arrays, Source, arrays_of
-from reptile_lib.data.parts import About, Parts
-from reptile_lib.data.split import split_classes
 from reptile_lib.errors import UserError
 from reptile_lib.examples import Examples, Splits
+from reptile_lib.reading.arrays import Arrays, Source, arrays_of
+from reptile_lib.reading.parts import About, Parts
+from reptile_lib.reading.split import split_classes
 
 LICENCE = "scikit-learn, which brings it, is BSD-3-Clause; its source states none there"
 PAGE = "https://scikit-learn.org/stable/datasets/toy_dataset.html"

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import numpy as np
 
-from reptile_lib.data import arrays
-from reptile_lib.data.archive import damage_told, members, unpacked
-from reptile_lib.data.parts import Parts
-from reptile_lib.data.texts import Texts
 from reptile_lib.errors import UserError
+from reptile_lib.reading import arrays
+from reptile_lib.reading.archive import damage_told, members, unpacked
+from reptile_lib.reading.parts import Parts
+from reptile_lib.reading.texts import Texts
 
 MOST = 20_000_000  # bytes of a file, and of all that is in an archive
 

@@ -5,7 +5,6 @@ from collections.abc import Callable
 from typing import Any, Literal, NamedTuple, overload
 
 from reptile_lib.data import (
-    arrays,
     banking77,
     cifar10,
     cifar_fs,
@@ -22,10 +21,11 @@ from reptile_lib.data import (
     omniglot,
     scikit,
 )
-from reptile_lib.data.arrays import Source
-from reptile_lib.data.parts import About
 from reptile_lib.errors import UserError
 from reptile_lib.examples import Splits
+from reptile_lib.reading import arrays
+from reptile_lib.reading.arrays import Source
+from reptile_lib.reading.parts import About
 
 
 class DataSet(NamedTuple):

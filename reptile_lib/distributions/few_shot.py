@@ -53,7 +53,7 @@ class FewShotTasks:
             named = [f"{name!r} ({n})" for n, name in small[:5]] + ["..."]
             remedies = [f"ask for at most {small[0][0]} together"] * (small[0][0] > 1)
             if count - len(small) >= self.ways:
-                call = f"reptile_lib.data.split.only(classes, at_least={least})"
+                call = f"reptile_lib.reading.split.only(classes, at_least={least})"
                 remedies.append(f"leave such classes out: {call}")
             raise UserError(
                 f"shots = {self.shots} and query_shots = {self.query_shots}, but"

@@ -7,9 +7,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from reptile_lib.data import table
 from reptile_lib.errors import UserError
 from reptile_lib.examples import Inputs, each
+from reptile_lib.reading import table
 from reptile_lib.rng import Draws
 from reptile_lib.tasks import Batch, Episodes, check_positive, draw_tasks
 
@@ -65,7 +65,7 @@ class GroupTasks:
         query_shots: int = 1,
         drop_small: bool = False,
     ) -> "GroupTasks":
-        """Return tasks of the rows of a CSV file; `data.table` says how it is read.
+        """Return tasks of the rows of a CSV file; `reading.table` says how it is read.
 
         Args:
             path: the file.
@@ -106,8 +106,9 @@ class GroupTasks:
         if not (enough.all() or (drop_small and enough.any())):
             few = int(counts.argmin())
             raise UserError(
-                f"{rows.path!r}: group {names[few]!r} has {counts[few]} rows, fewer than"
-                f" shots + query_shots = {least}; ask for fewer, or give drop_small=True"
+                f"{rows.path!r}: group {names[few]!r} has {counts[few]} rows, fewer"
+                f" than shots + query_shots = {least}; ask for fewer, or give"
+                " drop_small=True"
             )
         return GroupTasks(x[enough], y[enough], numbers[enough], shots, query_shots)
 

@@ -12,14 +12,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from reptile_lib.data import table
-from reptile_lib.data.folder import picture
 from reptile_lib.data.sets import load
-from reptile_lib.data.split import only, split_names
-from reptile_lib.data.texts import Texts
 from reptile_lib.errors import UserError
 from reptile_lib.examples import Examples, Inputs, Splits
 from reptile_lib.models.text import encode_words
+from reptile_lib.reading import table
+from reptile_lib.reading.folder import picture
+from reptile_lib.reading.split import only, split_names
+from reptile_lib.reading.texts import Texts
 from reptile_lib.runs.settings import Settings
 from reptile_lib.storage.files import written_whole
 
@@ -87,7 +87,7 @@ def read(settings: Settings, path: Path) -> tuple[Settings, Examples]:
         the settings, in which all columns of numbers are named; and the classes.
 
     Raises:
-        UserError: as `data.folder.read` or `data.table.classes`.
+        UserError: as `reading.folder.read` or `reading.table.classes`.
     """
     if settings.kind == "pictures":
         size, channels = settings.size, settings.channels
@@ -116,7 +116,7 @@ def read_queries(settings: Settings, paths: list[Path]) -> tuple[list[str], Inpu
         a name for each; and x [queries, ...], not scaled.
 
     Raises:
-        UserError: as `data.folder.picture` or `data.table.read`.
+        UserError: as `reading.folder.picture` or `reading.table.read`.
     """
     if settings.kind == "pictures":
         size, channels = settings.size, settings.channels

@@ -10,10 +10,10 @@ from PIL import Image
 from torch import Tensor
 
 from reptile_lib.data.sets import SETS, at_hand, load
-from reptile_lib.data.texts import Texts
 from reptile_lib.errors import UserError
 from reptile_lib.examples import Examples
 from reptile_lib.parallel.team import say
+from reptile_lib.reading.texts import Texts
 from reptile_lib.storage.files import written_whole
 
 SHOWN = 10  # classes of a sheet, and examples of each

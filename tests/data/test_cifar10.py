@@ -7,7 +7,7 @@ import pytest
 
 from reptile_lib import load
 from reptile_lib.data import cifar10
-from reptile_lib.data.arrays import Source, arrays_of, fingerprint
+from reptile_lib.reading.arrays import Source, arrays_of, fingerprint
 from tests.data import tiles
 from tests.data.ways import complaint, damaged, from_packed, from_site, small
 from tests.kit import one

@@ -10,7 +10,7 @@ import pytest
 
 from reptile_lib import UserError, load
 from reptile_lib.data import cifar_fs
-from reptile_lib.data.arrays import arrays_of, fingerprint, read_npz
+from reptile_lib.reading.arrays import arrays_of, fingerprint, read_npz
 from tests.data import tiles
 from tests.data.ways import complaint, damaged, from_packed, from_site, small
 from tests.kit import one

@@ -11,7 +11,7 @@ import torch
 
 from reptile_lib import load
 from reptile_lib.data import cora
-from reptile_lib.data.arrays import Arrays, Source, arrays_of, fingerprint
+from reptile_lib.reading.arrays import Arrays, Source, arrays_of, fingerprint
 from tests.data.ways import complaint, damaged, from_packed, from_site, small
 
 PACKED = "cora/cora.npz"

@@ -13,7 +13,7 @@ from torchvision.datasets import gtsrb as torchvision_gtsrb
 
 from reptile_lib import FewShotTasks, Splits, UserError, load
 from reptile_lib.data import gtsrb
-from reptile_lib.data.arrays import Source, arrays_of, fingerprint
+from reptile_lib.reading.arrays import Source, arrays_of, fingerprint
 from tests.data import tiles
 from tests.data.ways import complaint, damaged, from_packed, from_site, small, zipped
 from tests.kit import one

@@ -11,8 +11,8 @@ import pytest
 
 from reptile_lib import UserError, load
 from reptile_lib.data import imdb
-from reptile_lib.data.arrays import Source, arrays_of
 from reptile_lib.data.sentences import classes_of
+from reptile_lib.reading.arrays import Source, arrays_of
 from tests.data.ways import complaint, damaged, from_packed, from_site, small
 
 REVIEWS = {  # half, label, number, rating; 9 comes before 10

@@ -11,7 +11,7 @@ from torchvision.datasets import MNIST
 
 from reptile_lib import UserError, load
 from reptile_lib.data import mnist
-from reptile_lib.data.arrays import arrays_of, fingerprint
+from reptile_lib.reading.arrays import arrays_of, fingerprint
 from tests.data.ways import complaint, damaged, from_packed, from_site, small
 from tests.kit import one
 

@@ -7,9 +7,9 @@ import torch
 
 from reptile_lib import GroupTasks, UserError, load
 from reptile_lib.data import movielens
-from reptile_lib.data.arrays import Source
 from reptile_lib.data.movielens import Films, Ratings
-from reptile_lib.data.parts import Parts
+from reptile_lib.reading.arrays import Source
+from reptile_lib.reading.parts import Parts
 from tests.data.ways import complaint, damaged, from_packed, from_site, small, zipped
 
 PACKED = "movielens/ml-latest-small.zip"

@@ -10,7 +10,7 @@ import torch
 
 from reptile_lib import UserError, load
 from reptile_lib.data import nab
-from reptile_lib.data.arrays import Source
+from reptile_lib.reading.arrays import Source
 from tests.data.ways import complaint, damaged, from_packed, from_site, small, zipped
 
 PACKED = "nab/nab_data.zip"

@@ -18,10 +18,10 @@ from torchvision.datasets import Omniglot
 
 from reptile_lib import Examples, Splits, UserError, load
 from reptile_lib.data import omniglot, packed
-from reptile_lib.data.arrays import Source, fingerprint
-from reptile_lib.data.fetch import Remote
-from tests.data.site import served
+from reptile_lib.reading.arrays import Source, fingerprint
+from reptile_lib.reading.fetch import Remote
 from tests.kit import one
+from tests.reading.site import served
 
 NAMES = ("A/character01", "A/character02", "B/character01")
 CHARACTERS = {  # the alphabets of the two files are mixed when sorted

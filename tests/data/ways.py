@@ -11,8 +11,8 @@ from typing import TypeVar
 import pytest
 
 from reptile_lib import UserError
-from reptile_lib.data.arrays import Source, arrays_of, fingerprint
-from tests.data.site import served
+from reptile_lib.reading.arrays import Source, arrays_of, fingerprint
+from tests.reading.site import served
 
 T = TypeVar("T")
 Files = Mapping[str, bytes]

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from reptile_lib import FewShotTasks, Reptile, UserError, adam, evaluate, linear
-from reptile_lib.data.split import split_classes
-from reptile_lib.data.texts import Texts
 from reptile_lib.models.text import BUCKETS, TABLE_STD, encode_words, text_bag
+from reptile_lib.reading.split import split_classes
+from reptile_lib.reading.texts import Texts
 
 
 def hashed(parts: str, buckets: int = BUCKETS) -> list[int]:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from reptile_lib import UserError
-from reptile_lib.data.archive import members, unpacked
+from reptile_lib.reading.archive import members, unpacked
 
 FILES = {"set/a.txt": b"first", "set/b.txt": b"second", "set/c.md": b"not wanted"}
 MOST = 50_000

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from reptile_lib import UserError
-from reptile_lib.data.texts import Texts
+from reptile_lib.reading.texts import Texts
 from tests.kit import one
 
 

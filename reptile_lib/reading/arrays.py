@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from reptile_lib.data.archive import damage_told
-from reptile_lib.data.fetch import Remote, fetch
 from reptile_lib.errors import UserError
+from reptile_lib.reading.archive import damage_told
+from reptile_lib.reading.fetch import Remote, fetch
 from reptile_lib.storage.files import written_whole
 
 Arrays = Mapping[str, NDArray[Any]]

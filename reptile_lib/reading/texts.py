@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass
 
-from reptile_lib.data import table
 from reptile_lib.errors import UserError
 from reptile_lib.examples import Examples
+from reptile_lib.reading import table
 
 
 @dataclass(frozen=True)

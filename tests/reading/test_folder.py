@@ -15,8 +15,8 @@ from torchvision import transforms
 from torchvision.transforms import v2
 
 from reptile_lib import Examples, FewShotTasks, UserError
-from reptile_lib.data.folder import picture
-from reptile_lib.data.split import only
+from reptile_lib.reading.folder import picture
+from reptile_lib.reading.split import only
 from tests.kit import one
 
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 128, 0), (0, 0, 255), (255, 255, 255)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from reptile_lib import UserError
-from reptile_lib.data.arrays import (
+from reptile_lib.reading.arrays import (
     Arrays,
     Source,
     arrays_of,
@@ -16,8 +16,8 @@ from reptile_lib.data.arrays import (
     pack_texts,
     unpack_texts,
 )
-from reptile_lib.data.fetch import Remote
-from tests.data.site import Manners, served
+from reptile_lib.reading.fetch import Remote
+from tests.reading.site import Manners, served
 
 NUMBERS = {"x": np.arange(6, dtype=np.int64).reshape(2, 3), "y": np.array([1, 0])}
 

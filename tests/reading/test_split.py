@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reptile_lib import Examples, FewShotTasks, Splits, UserError
-from reptile_lib.data.split import only, split_classes, split_names
+from reptile_lib.reading.split import only, split_classes, split_names
 from tests.kit import one
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from reptile_lib import UserError
-from reptile_lib.data.fetch import Remote, digest, fetch
-from tests.data.site import Manners, served
+from reptile_lib.reading.fetch import Remote, digest, fetch
+from tests.reading.site import Manners, served
 
 CONTENT = bytes(range(256)) * 4_000  # about a megabyte
 MD5 = f"md5:{hashlib.md5(CONTENT).hexdigest()}"

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from reptile_lib import Examples, FewShotTasks, GroupTasks, UserError, draw
-from reptile_lib.data import table
+from reptile_lib.reading import table
 from tests.kit import one
 
 
