@@ -1,11 +1,8 @@
 """Banking77: what customers ask a bank, in 77 intents."""
 
-from collections.abc import Sequence
-from pathlib import Path
-
 from reptile_lib.data import sentences
-from reptile_lib.reading.arrays import Arrays, Source
-from reptile_lib.reading.fetch import Remote
+from reptile_lib.reading.archive import contents, csv_rows, damage_told
+from reptile_lib.reading.arrays import Arrays, Paths, Source, site
 from reptile_lib.reading.parts import About, Parts
 from reptile_lib.reading.texts import Texts
 
@@ -44,26 +41,21 @@ def load(split: int = 1) -> Parts[Texts]:
     return sentences.shared_out(sentences.classes_of(SOURCE), SPLITS, split)
 
 
-def read(paths: Sequence[Path]) -> Arrays:
+def read(paths: Paths) -> Arrays:
     """Read train.csv and test.csv, single or zipped."""
-    rows: list[tuple[str, str]] = []
-    for path, content in sentences.contents(paths, list(FILES)):
-        with sentences.layout_told(path):
-            found = sentences.csv_rows(content)
-            rows += [(row["category"], row["text"]) for row in found]
-    classes: dict[str, list[str]] = {name: [] for name in sorted({n for n, _ in rows})}
-    for name, text in rows:
-        classes[name].append(text)
-    return sentences.pack_classes(classes)
+    classes: dict[str, list[str]] = {}
+    files = contents(paths, r"(train|test)\.csv", sentences.MOST)
+    for path, content in (files[name] for name in FILES):
+        with damage_told(path):
+            for row in csv_rows(content):
+                classes.setdefault(row["category"], []).append(row["text"])
+    return sentences.pack_classes(dict(sorted(classes.items())))
 
 
 SOURCE = Source(
     "banking77",
     "1ecc6549d1736486c2c44e09aa9bea3e6f9ee2126b54dbf3124350e81c494162",
-    tuple(
-        Remote(f"{URL}/{name}", f"sha256:{digest}", sentences.MOST)
-        for name, digest in FILES.items()
-    ),
+    site(URL, sentences.MOST, FILES),
     read,
     ("intents/banking77.zip",),
 )

@@ -1,25 +1,15 @@
-"""CIFAR-10: 60,000 colour pictures of ten kinds of things, 32 x 32 pixels.
+"""CIFAR-10: 60,000 colour pictures of ten kinds of things, 32 x 32 pixels."""
 
-Krizhevsky 2009, Learning Multiple Layers of Features from Tiny Images.
-"""
-
-from collections.abc import Sequence
-from pathlib import Path
+from functools import partial
 
 import torch
 
-from reptile_lib.data.pictures import (
-    by_class,
-    read_classes,
-    read_records,
-    sheet_files,
-    with_validation,
-)
+from reptile_lib.data.pictures import by_class, read_classes, with_validation
 from reptile_lib.examples import Examples
-from reptile_lib.reading.archive import damage_told, members
-from reptile_lib.reading.arrays import Arrays, Source, arrays_of
-from reptile_lib.reading.fetch import Remote
+from reptile_lib.reading.archive import members
+from reptile_lib.reading.arrays import Arrays, Paths, Source, arrays_of, site
 from reptile_lib.reading.parts import About, Parts
+from reptile_lib.reading.sheets import read_records, sheet_files
 
 ABOUT = About(
     "60,000 colour pictures of 32 x 32, 6,000 of each of ten classes; 50,000 for"
@@ -50,31 +40,24 @@ def load(seed: int = 0, val_examples: int = 0) -> Parts[Examples]:
     return Parts(train, val, Examples(torch.from_numpy(arrays["test"]), NAMES))
 
 
-def read(paths: Sequence[Path]) -> Arrays:
+def read(paths: Paths) -> Arrays:
     """Read the binary version: pictures [10, n, 3, 32, 32] of both parts."""
-    (path,) = paths
     parts = {"train": b"", "test": b""}
     pattern = r"cifar-10-batches-bin/(data_batch_[1-5]|test_batch)\.bin"
-    with damage_told(path):
-        for name, content in members(path, pattern, 200_000_000):
-            parts["test" if "test" in name else "train"] += content
-        return {
-            part: by_class(*read_records(content, 1), range(10))
-            for part, content in parts.items()
-        }
+    for name, content in members(paths[0], pattern, 200_000_000):
+        parts["test" if "test" in name else "train"] += content
+    return {
+        part: by_class(*read_records(content, 1), range(10))
+        for part, content in parts.items()
+    }
 
 
-def read_packed(paths: Sequence[Path]) -> Arrays:
-    """Read sheets and tables of both parts into the same arrays."""
-    return read_classes(paths, {"train": NAMES, "test": NAMES})
-
-
-URL = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
+FILES = {"cifar-10-binary.tar.gz": "c32a1d4ab5d03f1284b67883e8d87530"}
 SOURCE = Source(
     "cifar10",
     "e4dae0967b2dd3ea0544596bb332d18a7fd23ce68da1adb2c3cec29a853786e3",
-    (Remote(URL, "md5:c32a1d4ab5d03f1284b67883e8d87530", 170_052_171),),
+    site("https://www.cs.toronto.edu/~kriz", 170_052_171, FILES),
     read,
     sheet_files("cifar10/cifar10", ("train", "test")),
-    read_packed,
+    partial(read_classes, names={"train": NAMES, "test": NAMES}),
 )

@@ -1,25 +1,21 @@
-"""CIFAR-FS: the hundred classes of CIFAR-100, 600 pictures each, split by class.
-
-Bertinetto, Henriques, Torr, Vedaldi 2019, ICLR; the split is in torchmeta,
-`datasets/assets/cifar100/cifar-fs`.
-"""
+"""CIFAR-FS: the hundred classes of CIFAR-100, 600 pictures each, split by class."""
 
 import zlib
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from reptile_lib.data.pictures import by_class, read_classes, read_records, sheet_files
+from reptile_lib.data.pictures import by_class, read_classes
 from reptile_lib.examples import Examples, Splits
-from reptile_lib.reading.archive import damage_told, members
-from reptile_lib.reading.arrays import Arrays, Source, arrays_of, read_npz
-from reptile_lib.reading.fetch import Remote
+from reptile_lib.reading.archive import members
+from reptile_lib.reading.arrays import Arrays, Paths, Source, arrays_of, read_npz, site
 from reptile_lib.reading.parts import About
+from reptile_lib.reading.sheets import read_records, sheet_files
 
 ABOUT = About(
     "100 classes of 600 colour pictures of 32 x 32; 64 classes for training, 16 for"
@@ -33,6 +29,7 @@ PART = ABOUT._replace(
     holds="CIFAR-FS with 256 of the 600 pictures of each training class; validation and"
     " test classes are complete"
 )
+# torchmeta, datasets/assets/cifar100/cifar-fs
 TRAIN = """apple aquarium_fish bear bee bottle bowl boy bridge bus can castle
     caterpillar chair clock cloud cockroach couch cup dinosaur dolphin elephant forest
     girl hamster house kangaroo keyboard lawn_mower lion lizard lobster mountain mouse
@@ -75,27 +72,13 @@ def _splits(source: Source) -> Splits:
     )
 
 
-def read(paths: Sequence[Path]) -> Arrays:
+def read(paths: Paths) -> Arrays:
     """Read CIFAR-100's binary version: pictures [classes, 600, 3, 32, 32]."""
-    (path,) = paths
     pattern = r"cifar-100-binary/(fine_label_names\.txt|(train|test)\.bin)"
-    with damage_told(path):
-        files = {Path(name).stem: x for name, x in members(path, pattern, 200_000_000)}
-        labels, pictures = read_records(files["train"] + files["test"], 2)
-        named = np.array(files["fine_label_names"].decode().split())[labels]
-        return {key: by_class(named, pictures, names) for key, names in NAMES.items()}
-
-
-def read_256(paths: Sequence[Path]) -> Arrays:
-    """Read the same file, and keep of its training classes what `CHOSEN` lists."""
-    found = read(paths)
-    with damage_told(paths[0]):
-        return chosen(found)
-
-
-def read_packed(paths: Sequence[Path]) -> Arrays:
-    """Read sheets and tables of the parts into the same arrays."""
-    return read_classes(paths, NAMES)
+    files = {Path(name).stem: x for name, x in members(paths[0], pattern, 200_000_000)}
+    labels, pictures = read_records(files["train"] + files["test"], 2)
+    named = np.array(files["fine_label_names"].decode().split())[labels]
+    return {key: by_class(named, pictures, names) for key, names in NAMES.items()}
 
 
 def chosen(arrays: Arrays, sums: NDArray[np.uint32] | None = None) -> Arrays:
@@ -116,14 +99,14 @@ def chosen(arrays: Arrays, sums: NDArray[np.uint32] | None = None) -> Arrays:
     return {**arrays, "train": np.stack(kept)}
 
 
-URL = "https://www.cs.toronto.edu/~kriz/cifar-100-binary.tar.gz"
+FILES = {"cifar-100-binary.tar.gz": "03b5dce01913d631647c71ecec9e9cb8"}
 SOURCE_256 = Source(
     "cifar-fs-256",
     "e809a465bdaf89cede478e8561f5277dd04eb83d60ab0af1b847ba8f3cd76f0b",
-    (Remote(URL, "md5:03b5dce01913d631647c71ecec9e9cb8", 168_513_733),),
-    read_256,
+    site("https://www.cs.toronto.edu/~kriz", 168_513_733, FILES),
+    lambda paths: chosen(read(paths)),
     sheet_files("cifar_fs/cifar_fs", NAMES),
-    read_packed,
+    partial(read_classes, names=NAMES),
 )
 SOURCE = replace(
     SOURCE_256,

@@ -1,12 +1,10 @@
 """CLINC150: what people ask an assistant, in 150 intents of ten domains."""
 
 import json
-from collections.abc import Sequence
-from pathlib import Path
 
 from reptile_lib.data import sentences
-from reptile_lib.reading.arrays import Arrays, Source
-from reptile_lib.reading.fetch import Remote
+from reptile_lib.reading.archive import contents, damage_told
+from reptile_lib.reading.arrays import Arrays, Paths, Source, site
 from reptile_lib.reading.parts import About, Parts
 from reptile_lib.reading.texts import Texts
 
@@ -59,15 +57,15 @@ def out_of_scope() -> Parts[Texts]:
     return Parts(*(Texts((found[f"oos/{part}"],), ("oos",)) for part in PUBLISHED))
 
 
-def read(paths: Sequence[Path]) -> Arrays:
+def read(paths: Paths) -> Arrays:
     """Read data_full.json and domains.json, single or zipped."""
-    files = sentences.contents(paths, [f"{stem}.json" for stem in FILES])
-    (whole, content), (other, domains) = files
-    with sentences.layout_told(other):
+    files = contents(paths, r"(data_full|domains)\.json", sentences.MOST)
+    (whole, content), (other, domains) = (files[f"{stem}.json"] for stem in FILES)
+    with damage_told(other):
         pairs = [(d, own) for d, all_ in json.loads(domains).items() for own in all_]
         classes: dict[str, list[str]] = {f"{d}/{own}": [] for d, own in sorted(pairs)}
         of = {own: classes[f"{d}/{own}"] for d, own in pairs}
-    with sentences.layout_told(whole):
+    with damage_told(whole):
         given = json.loads(content)
         for part in PUBLISHED:
             for text, intent in given[part]:
@@ -79,10 +77,7 @@ def read(paths: Sequence[Path]) -> Arrays:
 SOURCE = Source(
     "clinc150",
     "4ab0d2bd1aad6bf2dae19d1492b754249da946c7ec410017f011784d96b2b7a2",
-    tuple(
-        Remote(f"{URL}/{stem}.json", f"sha256:{digest}", sentences.MOST)
-        for stem, digest in FILES.items()
-    ),
+    site(URL, sentences.MOST, {f"{stem}.json": of for stem, of in FILES.items()}),
     read,
     ("intents/clinc150.zip",),
 )

@@ -1,6 +1,5 @@
 """Cora: papers on machine learning, their words, and who cites whom."""
 
-from base64 import b85decode
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,9 +9,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from reptile_lib.reading.archive import damage_told, members
-from reptile_lib.reading.arrays import Arrays, Source, arrays_of, read_npz
-from reptile_lib.reading.fetch import Remote
+from reptile_lib.reading.archive import members
+from reptile_lib.reading.arrays import Arrays, Paths, Source, arrays_of, read_npz, site
 from reptile_lib.reading.parts import About
 
 ABOUT = About(
@@ -27,6 +25,8 @@ NAMES = (  # as Planetoid numbers them
     *("Probabilistic_Methods", "Case_Based", "Rule_Learning"),
 )
 WORDS = 1433
+SPLIT = Path(__file__).with_name("cora_split.npz")
+"""Of each paper: 0 no part, 1 train, 2 val, 3 test."""
 
 
 class Papers(NamedTuple):
@@ -59,9 +59,8 @@ def load() -> Papers:
     """
     arrays = arrays_of(SOURCE)
     bits = np.unpackbits(arrays["words"], axis=1, count=WORDS)
-    packed = np.frombuffer(b85decode(SPLIT), np.uint8).reshape(2, -1)
-    low, high = np.unpackbits(packed, axis=1, count=len(bits))
-    parts = (torch.from_numpy((low + 2 * high == n).nonzero()[0]) for n in (1, 2, 3))
+    part = torch.from_numpy(read_npz(SPLIT)["part"])
+    parts = ((part == n).nonzero()[:, 0] for n in (1, 2, 3))
     return Papers(
         torch.from_numpy(bits).float(),
         torch.from_numpy(arrays["labels"]).long(),
@@ -71,32 +70,28 @@ def load() -> Papers:
     )
 
 
-def read(paths: Sequence[Path]) -> Arrays:
+def read(paths: Paths) -> Arrays:
     """Return the papers of cora.content and cora.cites in a tar file."""
-    (path,) = paths
-    with damage_told(path):
-        found = dict(members(path, r"cora/cora\.(content|cites)", 20_000_000))
-        papers = [
-            row.split() for row in found["cora/cora.content"].decode().splitlines()
-        ]
-        pairs = [row.split() for row in found["cora/cora.cites"].decode().splitlines()]
-        at = {paper[0]: row for row, paper in enumerate(papers)}
-        return in_order(
-            np.array([[word == "1" for word in paper[1:-1]] for paper in papers]),
-            [NAMES.index(paper[-1]) for paper in papers],
-            [(at[cited], at[citing]) for cited, citing in pairs],
-        )
+    found = dict(members(paths[0], r"cora/cora\.(content|cites)", 20_000_000))
+    papers, pairs = (
+        [row.split() for row in found[f"cora/cora.{end}"].decode().splitlines()]
+        for end in ("content", "cites")
+    )
+    at = {paper[0]: row for row, paper in enumerate(papers)}
+    return in_order(
+        np.array([[word == "1" for word in paper[1:-1]] for paper in papers]),
+        [NAMES.index(paper[-1]) for paper in papers],
+        [(at[cited], at[citing]) for cited, citing in pairs],
+    )
 
 
-def read_packed(paths: Sequence[Path]) -> Arrays:
+def read_packed(paths: Paths) -> Arrays:
     """Return the papers of an npz file."""
-    (path,) = paths
-    file = read_npz(path)
-    with damage_told(path):
-        words = np.zeros(file["shape"], bool)
-        rows = np.repeat(np.arange(len(words)), np.diff(file["indptr"]))
-        words[rows, file["indices"]] = True
-        return in_order(words, file["labels"].tolist(), file["edges"].tolist())
+    file = read_npz(paths[0])
+    words = np.zeros(file["shape"], bool)
+    rows = np.repeat(np.arange(len(words)), np.diff(file["indptr"]))
+    words[rows, file["indices"]] = True
+    return in_order(words, file["labels"].tolist(), file["edges"].tolist())
 
 
 def in_order(
@@ -129,26 +124,10 @@ def in_order(
 
 
 SOURCE = Source(
-    name="cora",
-    sha256="57ee40bdc474e81cdca6694aabd0004de07e70a0602bd2e50feb2b33ace7e6f2",
-    remotes=(
-        Remote("https://linqs-data.soe.ucsc.edu/public/lbc/cora.tgz", "", 2_000_000),
-    ),
-    read=read,
-    packed=("cora/cora.npz",),
-    read_packed=read_packed,
-)
-# Of each paper: 0 no part, 1 train, 2 val, 3 test; all low bits, then all high bits.
-SPLIT = (
-    ">C0~hhq3}}Z`~G0*&>$*I0g;Lh;Z4^A$@cN78pp<GGu9ZfiRy40ED6TBz{8nX>nm^)ePb*O>oe8MctNJ"
-    "y*c8;wQ{R1EH_eRA_rna6u6jFS3Drz`81&yd8j=VfmZ?ZhZIGPIshmH9||A^B)A?34FEj>4H?n_hDulx"
-    "AaZ~P4XxTVUQH7=oR=oSN5q(+0kwf90yKO=aq1yhi4GW~0S$o>14Lq2f{Qna*)`}^M1iKcgs_&61l>ms"
-    "#fHqeif8CepqL%%O)ZRI{h$fly+DbP9Pc~?2pVs;1)*@G8&j>VDnp|}92oEcRFaeju8@IoX-FYy**XXU"
-    "8lYuW90wd^kz)YmFdXe``3Md*krWB;0}J0l5(BOs0|o{q=XB8SsWenRk^}~DJWvcUz&e<n1svT%DJX&S"
-    "c*GV5w8er$P~9cgvEKP<6>Ko!&u>?cA|h;e-xg2(Q<a9iS1--XV))!4>9-8t4b0OsZ0OO;ajminjH&W$"
-    "UyHWz(IqC){Nq3Eb8|ga-Tqm>S<=&;GL$WBHj-!VM{e`nxR}HiJ}K65Hm6_t^F1}e2Ndh(wPnvb2(Ct("
-    "LL@b0+*UbVF~41FAC>`*dRUSna_%Zm{oZw6ZL&X~_pZ}V+~1)mw}WmAGJi^4&d1-4JUX!9kC_omY<gH5"
-    "%Qu<XHR@Jvf$zDdvWATm{oV~lncTUrf9=im$Gz%ZFN}Bns2TtNQoYe!>ou58T5tY8;c}}R)2qGc7w=}B"
-    "7|;RyQkGY*(xrCwsbTqV@5Kh%qIK#V7Yy`~Yr5rh43F#E9WFK56%BqHtKZe42fR%K1~g~yc6Mu>@O8Y)"
-    "96)$JaU7Abvb`r=KHXwt%Bj<1gqGE`!{bp(<t_HLu+zyLZ7="
+    "cora",
+    "57ee40bdc474e81cdca6694aabd0004de07e70a0602bd2e50feb2b33ace7e6f2",
+    site("https://linqs-data.soe.ucsc.edu/public/lbc", 2_000_000, {"cora.tgz": ""}),
+    read,
+    ("cora/cora.npz",),
+    read_packed,
 )

@@ -11,9 +11,8 @@ import torch
 from torch import Tensor
 
 from reptile_lib.errors import UserError
-from reptile_lib.reading.archive import damage_told, members
-from reptile_lib.reading.arrays import Arrays, Source, arrays_of
-from reptile_lib.reading.fetch import Remote
+from reptile_lib.reading.archive import members
+from reptile_lib.reading.arrays import Arrays, Paths, Source, arrays_of, site
 from reptile_lib.reading.parts import About, Parts
 
 ABOUT = About(
@@ -24,6 +23,7 @@ ABOUT = About(
 )
 COMMIT = "26eb9aaf76e81b692f806f9140c2d2777410d7a1"
 SPEAKERS = ("george", "jackson", "lucas", "nicolas", "theo", "yweweler")
+Who = str | Sequence[str]
 RATE = 8000  # samples per second
 
 
@@ -46,9 +46,7 @@ class Recordings(NamedTuple):
     """int64 [recordings], 0 to 49; 0 to 4 are the set's own test recordings."""
 
 
-def load(
-    test: str | Sequence[str] = "theo", val: str | Sequence[str] = "yweweler"
-) -> Parts[Recordings]:
+def load(test: Who = "theo", val: Who = "yweweler") -> Parts[Recordings]:
     """Return the recordings in three parts, each by digit, speaker and take.
 
     Args:
@@ -62,9 +60,7 @@ def load(
     return split(SOURCE, test, val)
 
 
-def split(
-    source: Source, test: str | Sequence[str], val: str | Sequence[str]
-) -> Parts[Recordings]:
+def split(source: Source, test: Who, val: Who) -> Parts[Recordings]:
     """Do what `load` does, with the recordings of any source."""
     val, test = ((who,) if isinstance(who, str) else tuple(who) for who in (val, test))
     aside = (*val, *test)
@@ -88,35 +84,33 @@ def split(
     return Parts(part(train), part(val), part(test))
 
 
-def read(paths: Sequence[Path]) -> Arrays:
+def read(paths: Paths) -> Arrays:
     """Return all recordings in a zip file, and (digit, speaker, take) of each."""
-    (path,) = paths
     found = {}
-    with damage_told(path):
-        for name, content in members(path, r"(.+/)?recordings/\w+\.wav", 100_000_000):
-            digit, speaker, take = Path(name).stem.split("_")
-            try:
-                with wave.open(io.BytesIO(content)) as file:
-                    kind, sound = file.getparams(), file.readframes(file.getnframes())
-            except wave.Error as error:
-                raise ValueError(f"{name}: {error}") from error
-            if kind[:3] != (1, 2, RATE) or len(sound) != 2 * kind.nframes:
-                raise ValueError(f"{name} is cut, or not mono, 16 bits, 8 kHz")
-            which = int(digit), SPEAKERS.index(speaker), int(take)
-            found[which] = np.frombuffer(sound, "<i2").astype(np.int16)
-        samples = [found[which] for which in sorted(found)]
-        return {
-            "samples": np.concatenate(samples),
-            "ends": np.cumsum([len(sound) for sound in samples], dtype=np.int64),
-            "which": np.array(sorted(found), np.int64),
-        }
+    for name, content in members(paths[0], r"(.+/)?recordings/\w+\.wav", 100_000_000):
+        digit, speaker, take = Path(name).stem.split("_")
+        try:
+            with wave.open(io.BytesIO(content)) as file:
+                kind, sound = file.getparams(), file.readframes(file.getnframes())
+        except wave.Error as error:
+            raise ValueError(f"{name}: {error}") from error
+        if kind[:3] != (1, 2, RATE) or len(sound) != 2 * kind.nframes:
+            raise ValueError(f"{name} is cut, or not mono, 16 bits, 8 kHz")
+        which = int(digit), SPEAKERS.index(speaker), int(take)
+        found[which] = np.frombuffer(sound, "<i2").astype(np.int16)
+    samples = [found[which] for which in sorted(found)]
+    return {
+        "samples": np.concatenate(samples),
+        "ends": np.cumsum([len(sound) for sound in samples], dtype=np.int64),
+        "which": np.array(sorted(found), np.int64),
+    }
 
 
 SOURCE = Source(
-    name="fsdd",
-    sha256="a1649d6a70ec7585a647b7e51a4bfa13876cbb2536965c72bb577543c3d107f9",
+    "fsdd",
+    "a1649d6a70ec7585a647b7e51a4bfa13876cbb2536965c72bb577543c3d107f9",
     # made by GitHub when asked: what is in it stays, its own bytes may not
-    remotes=(Remote(f"{ABOUT.source}/archive/{COMMIT}.zip", "", 40_000_000),),
-    read=read,
-    packed=("fsdd/free-spoken-digit-dataset.zip",),
+    site(f"{ABOUT.source}/archive", 40_000_000, {f"{COMMIT}.zip": ""}),
+    read,
+    ("fsdd/free-spoken-digit-dataset.zip",),
 )

@@ -1,13 +1,9 @@
-"""GTSRB: 51,839 photographs of German traffic signs, 43 classes.
+"""GTSRB: 51,839 photographs of German traffic signs, 43 classes."""
 
-Stallkamp, Schlipsing, Salmen, Igel 2012, Neural Networks 32:323-332.
-"""
-
-import csv
 import io
 import random
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
@@ -18,13 +14,11 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from reptile_lib.data.pictures import SIDE, Pixels, read_sheet, sheet_files
-from reptile_lib.errors import UserError
 from reptile_lib.examples import Examples, Splits
-from reptile_lib.reading.archive import damage_told, members
-from reptile_lib.reading.arrays import Arrays, Source, arrays_of
-from reptile_lib.reading.fetch import Remote
-from reptile_lib.reading.parts import About, Parts, Rows
+from reptile_lib.reading.archive import csv_rows, damage_told, members
+from reptile_lib.reading.arrays import Arrays, Paths, Source, arrays_of, site
+from reptile_lib.reading.parts import About, Parts, Rows, check_range
+from reptile_lib.reading.sheets import SIDE, Pixels, read_sheet, sheet_files
 from reptile_lib.reading.split import split_names
 
 ABOUT = About(
@@ -75,8 +69,7 @@ def load_part(seed: int = 0, per_sign: int = 0) -> Splits:
 
 def split(source: Source, seed: int, per_sign: int) -> Splits:
     """Read photographs and split their classes as `load` does."""
-    if not 0 <= per_sign <= FRAMES:
-        raise UserError(f"per_sign is {per_sign}: choose 1 to {FRAMES}, or 0 for all")
+    check_range("per_sign", per_sign, 0, FRAMES)
     arrays = arrays_of(source)
     _, counts = np.unique(_signs(arrays["train_of"]), return_counts=True)
     left = counts.cumsum().repeat(counts) - np.arange(counts.sum())  # the last has 1
@@ -119,9 +112,7 @@ def halves(arrays: Arrays, seed: int, val_signs: int) -> Parts[Rows]:
     signs, chance = _signs(arrays["train_of"]), random.Random(seed)
     known = np.unique(signs)
     by_class = [known[known // 100_000 == k].tolist() for k in range(len(NAMES))]
-    most = min(map(len, by_class)) - 1
-    if not 0 <= val_signs <= most:
-        raise UserError(f"val_signs is {val_signs}: choose from 0 to {most}")
+    check_range("val_signs", val_signs, 0, min(map(len, by_class)) - 1)
     aside = np.isin(signs, [chance.sample(own, val_signs) for own in by_class])
 
     def rows(images: Pixels, signs: NDArray[np.int64]) -> Rows:
@@ -137,7 +128,7 @@ def halves(arrays: Arrays, seed: int, val_signs: int) -> Parts[Rows]:
     )
 
 
-def read(paths: Sequence[Path], frames: str = "..", numbers: str = ".") -> Arrays:
+def read(paths: Paths, frames: str = "..", numbers: str = ".") -> Arrays:
     """Read the published archives: pictures [n, 3, 32, 32] of both halves.
 
     "train_of" [n, 3] is class, sign (of this class) and frame, "test_of" [n, 2] class
@@ -147,25 +138,24 @@ def read(paths: Sequence[Path], frames: str = "..", numbers: str = ".") -> Array
     training, testing, truth = paths
     with damage_told(truth):
         ((_, table),) = members(truth, r"GT-final_test\.csv", MOST)
-        lines = csv.DictReader(io.StringIO(table.decode()), delimiter=";")
-        label = {row["Filename"]: int(row["ClassId"]) for row in lines}
+        rows = csv_rows(table, delimiter=";")
+        label = {int(row["Filename"][:5]): int(row["ClassId"]) for row in rows}
+
+    def half(path: Path, name: str) -> dict[tuple[int, ...], Pixels]:
+        found = members(path, rf"GTSRB/Final_{name}\.ppm", MOST)
+        keys = ((map(int, re.findall(r"\d{5}", name)), ppm) for name, ppm in found)
+        return {tuple(key): _small(ppm) for key, ppm in keys}
+
     with damage_told(training):
-        seen = rf"GTSRB/Final_Training/Images/\d{{5}}/\d{{5}}_\d{{3}}{frames}\.ppm"
-        train = {
-            tuple(map(int, re.findall(r"\d{5}", name))): _small(ppm)
-            for name, ppm in members(training, seen, MOST)
-        }
+        train = half(training, rf"Training/Images/\d{{5}}/\d{{5}}_\d{{3}}{frames}")
         arrays = _in_order("train", train)
     with damage_told(testing):
-        seen = rf"GTSRB/Final_Test/Images/\d{{4}}{numbers}\.ppm"
-        test: dict[tuple[int, ...], Pixels] = {
-            (label[name[-9:]], int(name[-9:-4])): _small(ppm)
-            for name, ppm in members(testing, seen, MOST)
-        }
-        return arrays | _in_order("test", test)
+        tests = half(testing, rf"Test/Images/\d{{4}}{numbers}")
+        labelled = {(label[n], n): picture for (n,), picture in tests.items()}
+        return arrays | _in_order("test", labelled)
 
 
-def read_packed(paths: Sequence[Path]) -> Arrays:
+def read_packed(paths: Paths) -> Arrays:
     """Read sheets and tables of both halves of the part into the same arrays."""
     found: dict[str, Any] = {}
     for half, at in (("train", 0), ("test", 2)):
@@ -177,7 +167,7 @@ def read_packed(paths: Sequence[Path]) -> Arrays:
     return found
 
 
-def _in_order(half: str, pictures: Mapping[tuple[int, ...], Pixels]) -> dict[str, Any]:
+def _in_order(half: str, pictures: Mapping[Any, Pixels]) -> dict[str, Any]:
     keys = sorted(pictures)
     stacked = np.stack([pictures[key] for key in keys])
     return {half: stacked, f"{half}_of": np.array(keys, np.int64)}
@@ -209,43 +199,34 @@ def resized(picture: Pixels) -> Pixels:
     if height == width == 2 * SIDE:
         fours = pixels.reshape(SIDE, 2, SIDE, 2, 3).sum((1, 3))
         return np.asarray((fours + 2) >> 2, np.uint8)
-    left, right, weights = _between(width)
-    rows = (
-        pixels[:, left] * weights[0, :, None] + pixels[:, right] * weights[1, :, None]
-    )
-    above, below, weights = (
-        *_between(height)[:2],
-        _between(height)[2][..., None, None],
-    )
-    sums = ((rows[above] >> 4) * weights[0] >> 16) + (
-        (rows[below] >> 4) * weights[1] >> 16
-    )
+    left, right, near = _between(width)
+    rows = (pixels[:, left] * near[0] + pixels[:, right] * near[1]) >> 4
+    above, below, near = _between(height)
+    near = near[..., None]
+    sums = (rows[above] * near[0] >> 16) + (rows[below] * near[1] >> 16)
     return np.asarray((sums + 2) >> 2, np.uint8)
 
 
 @cache
 def _between(size: int) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.int32]]:
-    """Return between which of `size` pixels each of 32 lies, and weights [2, 32]."""
+    """Return between which of `size` pixels each of 32 lies; weights [2, 32, 1]."""
     at = ((np.arange(SIDE) + 0.5) * (size / SIDE) - 0.5).astype(np.float32)
     first = np.floor(at).astype(np.intp)
-    weights = np.rint(np.stack([1 - (at - first), at - first]) * 2048).astype(np.int32)
+    near = np.stack([1 - (at - first), at - first])[..., None]
+    weights = np.rint(near * 2048).astype(np.int32)
     return first.clip(0, size - 1), (first + 1).clip(0, size - 1), weights
 
 
 URL = "https://sid.erda.dk/public/archives/daaeac0d7ce1152aea9b61d9f1e19370"
-FILES = (
-    (
-        "GTSRB_Final_Training_Images.zip",
-        "f33fd80ac59bff73c82d25ab499e03a3",
-        276_294_756,
-    ),
-    ("GTSRB_Final_Test_Images.zip", "c7e4e6327067d32654124b0fe9e82185", 88_978_620),
-    ("GTSRB_Final_Test_GT.zip", "fe31e9c9270bbcd7b84b7f21a9d9d9e5", 1_000_000),
-)
+FILES = {
+    "GTSRB_Final_Training_Images.zip": "f33fd80ac59bff73c82d25ab499e03a3",
+    "GTSRB_Final_Test_Images.zip": "c7e4e6327067d32654124b0fe9e82185",
+    "GTSRB_Final_Test_GT.zip": "fe31e9c9270bbcd7b84b7f21a9d9d9e5",
+}
 SOURCE_PART = Source(
     "gtsrb-part",
     "bdffd87383f17070c0dfaa59fb26552755bbd70d4d0801c8642938bd8f49a7ed",
-    tuple(Remote(f"{URL}/{name}", f"md5:{md5}", most) for name, md5, most in FILES),
+    site(URL, 276_294_756, FILES),
     partial(read, frames="[0-2][49]", numbers="[02468]"),
     sheet_files("gtsrb/gtsrb", ("train", "test")),
     read_packed,
@@ -254,7 +235,7 @@ SOURCE = replace(
     SOURCE_PART,
     name="gtsrb",
     read=read,
-    packed=tuple(f"gtsrb/{name}" for name, _, _ in FILES),
+    packed=tuple(f"gtsrb/{name}" for name in FILES),
     read_packed=None,
     known=chosen,
 )

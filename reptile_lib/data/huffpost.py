@@ -1,13 +1,10 @@
 """HuffPost: headlines of 41 kinds of news."""
 
 import json
-from collections.abc import Sequence
-from pathlib import Path
 
 from reptile_lib.data import sentences
 from reptile_lib.reading.archive import unpacked
-from reptile_lib.reading.arrays import Arrays, Source
-from reptile_lib.reading.fetch import Remote
+from reptile_lib.reading.arrays import Arrays, Paths, Source, site
 from reptile_lib.reading.parts import About, Parts
 from reptile_lib.reading.texts import Texts
 
@@ -17,7 +14,7 @@ ABOUT = About(
     "Misra 2022, arXiv:2209.11429; Bao, Wu, Chang, Barzilay 2020, ICLR",
     "https://github.com/ws-jiang/MetaPrompter_public",
 )
-URL = "https://raw.githubusercontent.com/ws-jiang/MetaPrompter_public/dea17d573a5eb4f31b3366ba1fe88b1beb865c50/data/huffpost.json"
+URL = "https://raw.githubusercontent.com/ws-jiang/MetaPrompter_public/dea17d573a5eb4f31b3366ba1fe88b1beb865c50/data"
 DIGEST = "2485569669dd7ec5bf1e2f7468568a1d019faeb9941205bc9fb7edae93c488d6"
 KINDS = (
     "POLITICS|WELLNESS|ENTERTAINMENT|TRAVEL|STYLE & BEAUTY|PARENTING|"
@@ -45,21 +42,20 @@ def load() -> Parts[Texts]:
     return sentences.shared_out(sentences.classes_of(SOURCE), SPLITS)
 
 
-def read(paths: Sequence[Path]) -> Arrays:
+def read(paths: Paths) -> Arrays:
     """Read huffpost.json: an object per line; also packed by xz."""
     classes: dict[str, list[str]] = {name: [] for name in KINDS.split("|")}
-    with sentences.layout_told(paths[0]):
-        by_label = list(classes.values())
-        for line in unpacked(paths[0], sentences.MOST).splitlines():  # of bytes
-            row = json.loads(line)
-            by_label[row["label"]].append(row["raw"])
-        return sentences.pack_classes(classes)
+    by_label = list(classes.values())
+    for line in unpacked(paths[0], sentences.MOST).splitlines():  # of bytes
+        row = json.loads(line)
+        by_label[row["label"]].append(row["raw"])
+    return sentences.pack_classes(classes)
 
 
 SOURCE = Source(
     "huffpost",
     "65febcda29e81b56e6752f22213a9050932d95bbcdb8e90281b017b9e67a8ff0",
-    (Remote(URL, f"sha256:{DIGEST}", sentences.MOST),),
+    site(URL, sentences.MOST, {"huffpost.json": DIGEST}),
     read,
     ("huffpost/huffpost.jsonl.xz",),
 )

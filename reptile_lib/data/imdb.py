@@ -1,20 +1,13 @@
 """IMDB: 50,000 film reviews, against a film or for it."""
 
-from collections.abc import Iterable, Sequence
-from pathlib import Path
-from typing import TypeVar
-
 import numpy as np
 
 from reptile_lib.data import sentences
-from reptile_lib.errors import UserError
-from reptile_lib.reading.archive import members, unpacked
-from reptile_lib.reading.arrays import Arrays, Source, arrays_of
-from reptile_lib.reading.fetch import Remote
-from reptile_lib.reading.parts import About, Parts
+from reptile_lib.reading.archive import csv_rows, damage_told, members, unpacked
+from reptile_lib.reading.arrays import Arrays, Paths, Source, site
+from reptile_lib.reading.parts import About, Parts, check_range
 from reptile_lib.reading.texts import Texts
 
-T = TypeVar("T")
 Review = tuple[int, int, int, str]  # group, number in it, rating, text
 
 ABOUT = About(
@@ -24,7 +17,7 @@ ABOUT = About(
     "Maas, Daly, Pham, Huang, Ng, Potts 2011, ACL, aclanthology.org/P11-1015",
     "https://ai.stanford.edu/~amaas/data/sentiment/",
 )
-URL = "https://ai.stanford.edu/~amaas/data/sentiment/aclImdb_v1.tar.gz"
+FILES = {"aclImdb_v1.tar.gz": "7c2ac02c03563afcf9b574c7e56c153a"}
 MOST = 500_000_000  # bytes of all that is in the archive
 NAMES = ("neg", "pos")
 GROUPS = ("train/neg", "train/pos", "test/neg", "test/pos")
@@ -43,52 +36,31 @@ def load(val_reviews: int = 0) -> Parts[Texts]:
     Raises:
         UserError: `val_reviews` is not in 0..12499, or the data cannot be had.
     """
-    parts = _parts(sentences.classes_of(SOURCE).values(), val_reviews)
-    return Parts(*(Texts(own, NAMES if own else ()) for own in parts))
+    neg, pos, *test = sentences.classes_of(SOURCE).values()
+    check_range("val_reviews", val_reviews, 0, len(neg) - 1)
+    cut = len(neg) - val_reviews
+    held = Texts((neg[cut:], pos[cut:]), NAMES) if val_reviews else Texts((), ())
+    return Parts(Texts((neg[:cut], pos[:cut]), NAMES), held, Texts(tuple(test), NAMES))
 
 
-def ratings(val_reviews: int = 0) -> Parts[tuple[tuple[int, ...], ...]]:
-    """Return what each review gives the film of ten stars, laid out as `sentences`.
-
-    A review against the film gives 1 to 4, one for it 7 to 10.
-
-    Raises:
-        UserError: as `load`.
-    """
-    stars = arrays_of(SOURCE)["rating"].reshape(len(GROUPS), -1).tolist()
-    return _parts(map(tuple, stars), val_reviews)
-
-
-def _parts(
-    groups: Iterable[tuple[T, ...]], val: int
-) -> Parts[tuple[tuple[T, ...], ...]]:
-    neg, pos, *test = groups
-    if not 0 <= val < len(neg):
-        raise UserError(f"val_reviews is {val}: choose from 0 to {len(neg) - 1}")
-    cut = len(neg) - val
-    held = (neg[cut:], pos[cut:]) if val else ()
-    return Parts((neg[:cut], pos[:cut]), held, tuple(test))
-
-
-def read(paths: Sequence[Path]) -> Arrays:
+def read(paths: Paths) -> Arrays:
     """Read aclImdb_v1.tar.gz: files such as "aclImdb/test/pos/200_8.txt"."""
     found: list[Review] = []
-    with sentences.layout_told(paths[0]):
-        pattern = r"aclImdb/(train|test)/(neg|pos)/\d+_\d+\.txt"
-        for name, content in members(paths[0], pattern, MOST):
-            _, half, label, stem = name.removesuffix(".txt").split("/")
-            number, rating = map(int, stem.split("_"))
-            group = GROUPS.index(f"{half}/{label}")
-            found.append((group, number, rating, content.decode()))
-        return _arrays(found)
+    pattern = r"aclImdb/(train|test)/(neg|pos)/\d+_\d+\.txt"
+    for name, content in members(paths[0], pattern, MOST):
+        _, half, label, stem = name.removesuffix(".txt").split("/")
+        number, rating = map(int, stem.split("_"))
+        group = GROUPS.index(f"{half}/{label}")
+        found.append((group, number, rating, content.decode()))
+    return _arrays(found)
 
 
-def read_packed(paths: Sequence[Path]) -> Arrays:
+def read_packed(paths: Paths) -> Arrays:
     """Read imdb_train.csv.xz and imdb_test.csv.xz: id, rating, label (0, 1), text."""
     found: list[Review] = []
     for path, half in zip(paths, (0, 2), strict=True):
-        with sentences.layout_told(path):
-            for row in sentences.csv_rows(unpacked(path, MOST)):
+        with damage_told(path):
+            for row in csv_rows(unpacked(path, MOST)):
                 group = half + "01".index(row["label"])
                 found.append((group, int(row["id"]), int(row["rating"]), row["text"]))
     return _arrays(found)
@@ -106,7 +78,7 @@ def _arrays(reviews: list[Review]) -> Arrays:
 SOURCE = Source(
     "imdb",
     "b3a819f564d6a9f6e4f415ad3e0652a609ae68625bf3bdecd7fa27824bf9fc6f",
-    (Remote(URL, "md5:7c2ac02c03563afcf9b574c7e56c153a", 100_000_000),),
+    site("https://ai.stanford.edu/~amaas/data/sentiment", 100_000_000, FILES),
     read,
     ("imdb/imdb_train.csv.xz", "imdb/imdb_test.csv.xz"),
     read_packed,

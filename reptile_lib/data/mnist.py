@@ -1,20 +1,16 @@
-"""MNIST: 70,000 handwritten digits of 28 x 28 pixels.
+"""MNIST: 70,000 handwritten digits of 28 x 28 pixels."""
 
-LeCun, Bottou, Bengio, Haffner 1998, Proceedings of the IEEE 86(11).
-"""
-
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from reptile_lib.data.pictures import Pixels, with_validation
+from reptile_lib.data.pictures import with_validation
 from reptile_lib.examples import Examples
 from reptile_lib.reading.archive import damage_told, unpacked
-from reptile_lib.reading.arrays import Arrays, Source, arrays_of
-from reptile_lib.reading.fetch import Remote
+from reptile_lib.reading.arrays import Arrays, Paths, Source, arrays_of, site
 from reptile_lib.reading.parts import About, Parts
+from reptile_lib.reading.sheets import Pixels
 
 ABOUT = About(
     "70,000 handwritten digits of 28 x 28; 60,000 for training, 10,000 for testing; the"
@@ -52,7 +48,7 @@ def parts(arrays: Arrays, seed: int, val_examples: int) -> Parts[Examples]:
     return Parts(train, val, Examples(digits("test"), NAMES))
 
 
-def read(paths: Sequence[Path]) -> Arrays:
+def read(paths: Paths) -> Arrays:
     """Read the four published files: pictures [n, 28, 28] and labels [n] of the parts.
 
     Raises:
@@ -69,9 +65,8 @@ def read_idx(path: Path) -> Pixels:
         if content[:3] != b"\0\0\x08":
             raise ValueError("it holds no bytes in the IDX format")
         shape = np.frombuffer(content, ">u4", content[3], 4)
-        return np.frombuffer(bytearray(content[4 + 4 * len(shape) :]), "u1").reshape(
-            [int(n) for n in shape]
-        )
+        values = np.frombuffer(bytearray(content[4 + 4 * len(shape) :]), "u1")
+        return values.reshape([int(n) for n in shape])
 
 
 URL = "https://ossci-datasets.s3.amazonaws.com/mnist"
@@ -84,7 +79,7 @@ FILES = {
 SOURCE = Source(
     "mnist",
     "7fee734672dea6608aa7747335ba52c59dd5c68222678cd3ddeeeb776a49ea0d",
-    tuple(Remote(f"{URL}/{n}", f"md5:{md5}", 10_000_000) for n, md5 in FILES.items()),
+    site(URL, 10_000_000, FILES),
     read,
     tuple(f"mnist/{name}" for name in FILES),
 )

@@ -1,10 +1,6 @@
 """MovieLens (ml-latest-small): what 610 people thought of films."""
 
-import csv
-import io
 import random
-from collections.abc import Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -12,15 +8,8 @@ import torch
 from torch import Tensor
 
 from reptile_lib.errors import UserError
-from reptile_lib.reading.archive import damage_told, members
-from reptile_lib.reading.arrays import (
-    Arrays,
-    Source,
-    arrays_of,
-    pack_texts,
-    unpack_texts,
-)
-from reptile_lib.reading.fetch import Remote
+from reptile_lib.reading import arrays
+from reptile_lib.reading.archive import contents, csv_rows
 from reptile_lib.reading.parts import About, Parts
 
 ABOUT = About(
@@ -74,11 +63,13 @@ def load(seed: int = 0, val_users: int = 61, test_users: int = 122) -> Parts[Rat
     return split(SOURCE, seed, val_users, test_users)
 
 
-def split(source: Source, seed: int, val_users: int, test_users: int) -> Parts[Ratings]:
+def split(
+    source: arrays.Source, seed: int, val_users: int, test_users: int
+) -> Parts[Ratings]:
     """Do what `load` does, with the ratings of any source."""
-    arrays = arrays_of(source)
-    user, film, time = torch.from_numpy(arrays["rated"])
-    stars = torch.from_numpy(arrays["stars"])[:, None]
+    found = arrays.arrays_of(source)
+    user, film, time = torch.from_numpy(found["rated"])
+    stars = torch.from_numpy(found["stars"])[:, None]
     order = torch.unique(user).tolist()
     if min(val_users, test_users) < 0 or val_users + test_users >= len(order):
         raise UserError(
@@ -98,58 +89,47 @@ def split(source: Source, seed: int, val_users: int, test_users: int) -> Parts[R
     return Parts(part(order[:val]), part(order[val:test]), part(order[test:]))
 
 
-def films(source: Source | None = None) -> Films:
+def films(source: arrays.Source | None = None) -> Films:
     """Return titles and genres of the films, by their numbers in the published files.
 
     Raises:
         UserError: the data cannot be had (`arrays.arrays_of`).
     """
-    arrays = arrays_of(source or SOURCE)
-    texts = unpack_texts(arrays["films"], arrays["film_ends"])
+    found = arrays.arrays_of(source or SOURCE)
+    texts = arrays.unpack_texts(found["films"], found["film_ends"])
     titles, lists = zip(*(text.split("\n") for text in texts), strict=True)
     own = [set(text.split("|")) - {"(no genres listed)"} for text in lists]
     names = tuple(sorted(set().union(*own)))
-    return Films(
-        titles, torch.tensor([[n in some for n in names] for some in own]), names
-    )
+    genres = torch.tensor([[name in some for name in names] for some in own])
+    return Films(titles, genres, names)
 
 
-def read(paths: Sequence[Path]) -> Arrays:
+def read(paths: arrays.Paths) -> arrays.Arrays:
     """Return a zip file's ratings by user, time and film, and its films by number."""
-    (path,) = paths
-    with damage_told(path):
-        movies, titles, genres = _columns(path, "movies.csv")
-        users, rated_movies, stars, times = _columns(path, "ratings.csv")
-        numbers = np.array(movies, np.int64)
-        rated = np.array([users, rated_movies, times], np.int64)
-        by_number, by_user = np.argsort(numbers), np.lexsort(rated[[1, 2, 0]])
-        rated[1] = np.searchsorted(numbers[by_number], rated[1])
-        texts, ends = pack_texts([f"{titles[i]}\n{genres[i]}" for i in by_number])
-        return {
-            "rated": rated[:, by_user],
-            "stars": np.array(stars, np.float32)[by_user],
-            "films": texts,
-            "film_ends": ends,
-        }
+    files = contents(paths, r"ml-latest-small/(movies|ratings)\.csv", 20_000_000)
+    movies, ratings = (
+        list(csv_rows(files[name][1])) for name in ("movies.csv", "ratings.csv")
+    )
+    movies.sort(key=lambda row: int(row["movieId"]))
+    numbers = np.array([row["movieId"] for row in movies], np.int64)
+    keys = "userId", "movieId", "timestamp"
+    rated = np.array([[row[key] for row in ratings] for key in keys], np.int64)
+    stars = np.array([row["rating"] for row in ratings], np.float32)
+    order = np.lexsort(rated[[1, 2, 0]])
+    rated[1] = np.searchsorted(numbers, rated[1])
+    about = [f"{row['title']}\n{row['genres']}" for row in movies]
+    texts, ends = arrays.pack_texts(about)
+    rated, stars = rated[:, order], stars[order]
+    return {"rated": rated, "stars": stars, "films": texts, "film_ends": ends}
 
 
-def _columns(path: Path, name: str) -> list[tuple[str, ...]]:
-    for _, content in members(path, f"ml-latest-small/{name}", 20_000_000):
-        _, *rows = csv.reader(io.StringIO(content.decode(), newline=""))
-        return list(zip(*rows, strict=True))
-    raise ValueError(f"there is no {name} in it")
-
-
-SOURCE = Source(
-    name="movielens",
-    sha256="e6a46a042ee5bb5879ec2a250bc4065ae98a70737a88756ba807e0fea948eafe",
-    remotes=(
-        Remote(
-            "https://files.grouplens.org/datasets/movielens/ml-latest-small.zip",
-            "sha256:696d65a3dfceac7c45750ad32df2c259311949efec81f0f144fdfb91ebc9e436",
-            2_000_000,
-        ),
-    ),
-    read=read,
-    packed=("movielens/ml-latest-small.zip",),
+URL = "https://files.grouplens.org/datasets/movielens"
+FILE = "ml-latest-small.zip"
+DIGEST = "696d65a3dfceac7c45750ad32df2c259311949efec81f0f144fdfb91ebc9e436"
+SOURCE = arrays.Source(
+    "movielens",
+    "e6a46a042ee5bb5879ec2a250bc4065ae98a70737a88756ba807e0fea948eafe",
+    arrays.site(URL, 2_000_000, {FILE: DIGEST}),
+    read,
+    (f"movielens/{FILE}",),
 )

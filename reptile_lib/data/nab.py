@@ -1,9 +1,6 @@
 """Numenta Anomaly Benchmark: series in which people marked what is not as usual."""
 
-import csv
-import io
 import json
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,15 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from reptile_lib.reading.archive import damage_told, members, unpacked
-from reptile_lib.reading.arrays import (
-    Arrays,
-    Source,
-    arrays_of,
-    pack_texts,
-    unpack_texts,
-)
-from reptile_lib.reading.fetch import Remote
+from reptile_lib.reading import arrays
+from reptile_lib.reading.archive import contents, csv_rows, damage_told
 from reptile_lib.reading.parts import About
 
 ABOUT = About(
@@ -28,37 +18,12 @@ ABOUT = About(
     "Ahmad, Lavin, Purdy, Agha 2017, Neurocomputing, doi:10.1016/j.neucom.2017.04.070",
     "https://github.com/numenta/NAB",
 )
-BASE = (
+URL = (
     "https://raw.githubusercontent.com/numenta/NAB/"
     "ea702d75cc2258d9d7dd35ca8e5e2539d71f3140"
 )
 WINDOWS = "labels/combined_windows.json"
-FILES = {
-    "artificialNoAnomaly": "art_daily_no_noise art_daily_perfect_square_wave"
-    " art_daily_small_noise art_flatline art_noisy",
-    "artificialWithAnomaly": "art_daily_flatmiddle art_daily_jumpsdown"
-    " art_daily_jumpsup art_daily_nojump art_increase_spike_density"
-    " art_load_balancer_spikes",
-    "realAWSCloudwatch": "ec2_cpu_utilization_24ae8d ec2_cpu_utilization_53ea38"
-    " ec2_cpu_utilization_5f5533 ec2_cpu_utilization_77c1ca ec2_cpu_utilization_825cc2"
-    " ec2_cpu_utilization_ac20cd ec2_cpu_utilization_c6585a ec2_cpu_utilization_fe7f93"
-    " ec2_disk_write_bytes_1ef3de ec2_disk_write_bytes_c0d644 ec2_network_in_257a54"
-    " ec2_network_in_5abac7 elb_request_count_8c0756 grok_asg_anomaly"
-    " iio_us-east-1_i-a2eb1cd9_NetworkIn rds_cpu_utilization_cc0c53"
-    " rds_cpu_utilization_e47b3b",
-    "realAdExchange": "exchange-2_cpc_results exchange-2_cpm_results"
-    " exchange-3_cpc_results exchange-3_cpm_results exchange-4_cpc_results"
-    " exchange-4_cpm_results",
-    "realKnownCause": "ambient_temperature_system_failure"
-    " cpu_utilization_asg_misconfiguration ec2_request_latency_system_failure"
-    " machine_temperature_system_failure nyc_taxi rogue_agent_key_hold"
-    " rogue_agent_key_updown",
-    "realTraffic": "TravelTime_387 TravelTime_451 occupancy_6005 occupancy_t4013"
-    " speed_6005 speed_7578 speed_t4013",
-    "realTweets": "Twitter_volume_AAPL Twitter_volume_AMZN Twitter_volume_CRM"
-    " Twitter_volume_CVS Twitter_volume_FB Twitter_volume_GOOG Twitter_volume_IBM"
-    " Twitter_volume_KO Twitter_volume_PFE Twitter_volume_UPS",
-}
+NAMES = Path(__file__).with_name("nab.txt").read_text("utf-8").split()
 MOST = 20_000_000  # bytes
 
 
@@ -91,59 +56,41 @@ def load() -> tuple[Series, ...]:
     return series(SOURCE)
 
 
-def series(source: Source) -> tuple[Series, ...]:
+def series(source: arrays.Source) -> tuple[Series, ...]:
     """Do what `load` does, with the series of any source."""
-    arrays = arrays_of(source)
-    names = unpack_texts(arrays["names"], arrays["name_ends"])
-    lengths = np.diff(arrays["ends"], prepend=0).tolist()
-    parts = (
-        torch.split(torch.from_numpy(arrays[key]), lengths)
+    found = arrays.arrays_of(source)
+    names = arrays.unpack_texts(found["names"], found["name_ends"])
+    lengths = np.diff(found["ends"], prepend=0).tolist()
+    times, values = (
+        torch.split(torch.from_numpy(found[key]), lengths)
         for key in ("times", "values")
     )
-    windows = arrays["windows"].tolist()
-    return tuple(
-        Series(
-            name, times, values, tuple((a, b) for of, a, b in windows if of == number)
-        )
-        for number, (name, times, values) in enumerate(zip(names, *parts, strict=True))
-    )
+    windows: list[list[tuple[int, int]]] = [[] for _ in names]
+    for number, first, end in found["windows"].tolist():
+        windows[number].append((first, end))
+    return tuple(map(Series, names, times, values, map(tuple, windows)))
 
 
-def read(paths: Sequence[Path]) -> Arrays:
-    """Return the series of csv files, of which the first, a json file, has windows."""
-    return _arrays(
-        paths[0], {path.name: (path, unpacked(path, MOST)) for path in paths}
-    )
-
-
-def read_packed(paths: Sequence[Path]) -> Arrays:
-    """Return the series of a zip file."""
-    (path,) = paths
-    found = members(path, rf"data/\w+/[\w-]+\.csv|{WINDOWS}", MOST)
-    return _arrays(path, {Path(name).name: (path, content) for name, content in found})
-
-
-def _arrays(first: Path, files: Mapping[str, tuple[Path, bytes]]) -> Arrays:
+def read(paths: arrays.Paths) -> arrays.Arrays:
+    """Read csv files with a series each, and the json file of windows in them."""
     times, values, windows = [], [], []
-    with damage_told(first):
-        marked = json.loads(files[Path(WINDOWS).name][1])
-        for number, name in enumerate(sorted(marked)):
-            path, content = files[Path(name).name]
-            with damage_told(path):
-                _, *rows = csv.reader(io.StringIO(content.decode(), newline=""))
-                stamps, numbers = zip(*rows, strict=True)
-                times.append(when := np.array(stamps, "datetime64[s]"))
-                values.append(np.array(numbers, np.float64))
-                for window in marked[name]:  # to the microsecond, but those are 0
-                    start, stop = np.array([stamp[:19] for stamp in window], when.dtype)
-                    (inside,) = np.nonzero((start <= when) & (when <= stop))
-                    windows.append((number, inside[0], inside[-1] + 1))
-    names, name_ends = pack_texts(
-        [name.removesuffix(".csv") for name in sorted(marked)]
-    )
+    files = contents(paths, rf"data/\w+/[\w-]+\.csv|{WINDOWS}", MOST)
+    marked = dict(sorted(json.loads(files[Path(WINDOWS).name][1]).items()))
+    for number, name in enumerate(marked):
+        path, content = files[Path(name).name]
+        with damage_told(path):
+            rows = list(csv_rows(content))
+            when = np.array([row["timestamp"] for row in rows], "datetime64[s]")
+            times.append(when)
+            values.append(np.array([row["value"] for row in rows], np.float64))
+            for window in marked[name]:  # to the microsecond, but those are 0
+                start, stop = np.array([stamp[:19] for stamp in window], when.dtype)
+                (inside,) = np.nonzero((start <= when) & (when <= stop))
+                windows.append((number, inside[0], inside[-1] + 1))
+    names, ends = arrays.pack_texts([name.removesuffix(".csv") for name in marked])
     return {
         "names": names,
-        "name_ends": name_ends,
+        "name_ends": ends,
         "ends": np.cumsum([len(some) for some in times], dtype=np.int64),
         "times": np.concatenate(times).astype(np.int64),
         "values": np.concatenate(values),
@@ -151,17 +98,10 @@ def _arrays(first: Path, files: Mapping[str, tuple[Path, bytes]]) -> Arrays:
     }
 
 
-SOURCE = Source(
-    name="nab",
-    sha256="fc2f464dbd5bdcc20fe946bd7a048f4e32ef2492dfee47d78ad792ed63ad20d6",
-    remotes=tuple(
-        Remote(f"{BASE}/{name}", "", MOST)
-        for name in (
-            WINDOWS,
-            *(f"data/{g}/{f}.csv" for g, files in FILES.items() for f in files.split()),
-        )
-    ),
-    read=read,
-    packed=("nab/nab_data.zip",),
-    read_packed=read_packed,
+SOURCE = arrays.Source(
+    "nab",
+    "fc2f464dbd5bdcc20fe946bd7a048f4e32ef2492dfee47d78ad792ed63ad20d6",
+    arrays.site(URL, MOST, {WINDOWS: ""} | {f"data/{n}.csv": "" for n in NAMES}),
+    read,
+    ("nab/nab_data.zip",),
 )

@@ -1,14 +1,12 @@
 """Omniglot: 1623 characters of 50 alphabets, each drawn by twenty people.
 
-Lake, Salakhutdinov, Tenenbaum 2015, Science 350:1332. Prepared and split as the Reptile
-authors do it (openai/supervised-reptile, `supervised_reptile/omniglot.py`).
+Prepared and split as the Reptile authors do it (openai/supervised-reptile,
+`supervised_reptile/omniglot.py`).
 """
 
 import io
 import random
 from collections import defaultdict
-from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,9 +16,8 @@ from reptile_lib.data import packed
 from reptile_lib.errors import UserError
 from reptile_lib.examples import Examples, Splits
 from reptile_lib.reading.archive import damage_told, members
-from reptile_lib.reading.arrays import Arrays, Source, arrays_of
-from reptile_lib.reading.fetch import Remote
-from reptile_lib.reading.parts import About
+from reptile_lib.reading.arrays import Arrays, Paths, Source, arrays_of, site
+from reptile_lib.reading.parts import About, check_range
 
 ABOUT = About(
     "1,623 characters of 50 alphabets, 20 drawings of 28 x 28 each; 1,200 characters"
@@ -48,8 +45,7 @@ def load(seed: int = 0, val_classes: int = 0) -> Splits:
 
 def split(source: Source, train: int, seed: int, val_classes: int) -> Splits:
     """Read drawings and split them as `load` does."""
-    if not 0 <= val_classes <= train:
-        raise UserError(f"val_classes is {val_classes}: choose from 0 to {train}")
+    check_range("val_classes", val_classes, 0, train)
     arrays = arrays_of(source)
     names = [str(name) for name in arrays["names"]]
     order = list(range(len(names)))
@@ -62,7 +58,7 @@ def split(source: Source, train: int, seed: int, val_classes: int) -> Splits:
     return Splits(part(order[:cut]), part(order[cut:train]), part(order[train:]))
 
 
-def read(paths: Sequence[Path]) -> Arrays:
+def read(paths: Paths) -> Arrays:
     """Read zip files: names [characters] in order, bits [characters, drawings, 98]."""
     drawings = defaultdict(list)
     for path in paths:
@@ -91,17 +87,14 @@ def _small(png: bytes) -> NDArray[np.bool_]:
 
 
 URL = "https://raw.githubusercontent.com/brendenlake/omniglot/master/python"
+FILES = {
+    "images_background.zip": "68d2efa1b9178cc56df9314c21c6e718",
+    "images_evaluation.zip": "6b91aef0f799c5bb55b94e3f2daec811",
+}
 SOURCE = Source(
     "omniglot",
     "9176aac55bed87038af9a99bceafcc619834249dd57a66f5dfd8c0d39b3a6d5f",
-    (
-        Remote(
-            f"{URL}/images_background.zip", "md5:68d2efa1b9178cc56df9314c21c6e718", MOST
-        ),
-        Remote(
-            f"{URL}/images_evaluation.zip", "md5:6b91aef0f799c5bb55b94e3f2daec811", MOST
-        ),
-    ),
+    site(URL, MOST, FILES),
     read,
-    ("omniglot/images_background.zip", "omniglot/images_evaluation.zip"),
+    tuple(f"omniglot/{name}" for name in FILES),
 )

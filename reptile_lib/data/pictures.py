@@ -1,55 +1,22 @@
-"""Sets of small colour pictures: how they are stored, and put in an order."""
+"""Sets of small colour pictures: classes of them, in an order."""
 
-import csv
-import io
 import random
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 
-from reptile_lib.errors import UserError
 from reptile_lib.examples import Examples
-from reptile_lib.reading.archive import damage_told, unpacked
-
-Pixels = NDArray[np.uint8]
-SIDE = 32
-COLUMNS = 100  # tiles per row of a sheet
-
-
-def read_sheet(sheet: Path, table: Path, *columns: str) -> tuple[NDArray[Any], Pixels]:
-    """Read pictures stored as one lossless picture of tiles, and the table beside it.
-
-    Returns:
-        strings of the table's `columns` [n, columns], and the pictures [n, 3, 32, 32].
-
-    Raises:
-        UserError: a file is missing or damaged, or they do not go together.
-    """
-    with damage_told(table):
-        lines = io.StringIO(unpacked(table, 100_000_000).decode())
-        rows = [[row[key] for key in columns] for row in csv.DictReader(lines)]
-    with damage_told(sheet), Image.open(sheet) as image:
-        tiles = np.asarray(image.convert("RGB")).reshape(-1, SIDE, COLUMNS, SIDE, 3)
-        found = tiles.transpose(0, 2, 4, 1, 3).reshape(-1, 3, SIDE, SIDE)
-        if not 0 <= len(found) - len(rows) < COLUMNS:
-            raise ValueError(f"{len(found)} tiles for {len(rows)} rows of {table.name}")
-    return np.array(rows, str), found[: len(rows)]
+from reptile_lib.reading.archive import damage_told
+from reptile_lib.reading.arrays import Paths
+from reptile_lib.reading.parts import check_range
+from reptile_lib.reading.sheets import SIDE, Pixels, read_sheet
 
 
-def sheet_files(stem: str, parts: Iterable[str]) -> tuple[str, ...]:
-    """Return the names of sheets and tables, two per part."""
-    return tuple(f"{stem}_{part}.{end}" for part in parts for end in ("webp", "csv"))
-
-
-def read_classes(
-    paths: Sequence[Path], names: Mapping[str, Sequence[str]]
-) -> dict[str, Pixels]:
+def read_classes(paths: Paths, names: Mapping[str, Sequence[str]]) -> dict[str, Pixels]:
     """Read sheets of parts that are classes, as `by_class` orders them."""
     found = {}
     for part, sheet, table in zip(names, paths[::2], paths[1::2], strict=True):
@@ -57,16 +24,6 @@ def read_classes(
         with damage_told(table):
             found[part] = by_class(labels[:, 0], pictures, names[part])
     return found
-
-
-def read_records(content: bytes, labels: int) -> tuple[Pixels, Pixels]:
-    """Take apart a file of CIFAR's binary version: `labels` bytes, then 3,072 pixels.
-
-    Returns:
-        the last label of each record [n], and the pictures [n, 3, 32, 32].
-    """
-    rows = np.frombuffer(content, np.uint8).reshape(-1, labels + 3 * SIDE * SIDE)
-    return rows[:, labels - 1], rows[:, labels:].reshape(-1, 3, SIDE, SIDE)
 
 
 def by_class(labels: NDArray[Any], found: Pixels, kinds: Iterable[Any]) -> Pixels:
@@ -94,12 +51,10 @@ def with_validation(
     Raises:
         UserError: that leaves a class nothing to train on.
     """
-    most, chance = min(map(len, classes)) - 1, random.Random(seed)
-    if not 0 <= val_examples <= most:
-        raise UserError(f"val_examples is {val_examples}: choose from 0 to {most}")
+    check_range("val_examples", val_examples, 0, min(map(len, classes)) - 1)
     if not val_examples:
         return Examples(classes, tuple(names)), Examples(classes[0][:0, None], ())
-    train, val = [], []
+    train, val, chance = [], [], random.Random(seed)
     for images in classes:
         aside = torch.zeros(len(images), dtype=torch.bool)
         aside[chance.sample(range(len(images)), val_examples)] = True

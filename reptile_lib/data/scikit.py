@@ -1,16 +1,14 @@
 """Two small sets that come with scikit-learn: handwritten digits and breast cancer."""
 
 import random
-from collections.abc import Sequence
-from pathlib import Path
-from types import ModuleType
+from functools import partial
 
 import numpy as np
 import torch
 
 from reptile_lib.errors import UserError
 from reptile_lib.examples import Examples, Splits
-from reptile_lib.reading.arrays import Arrays, Source, arrays_of
+from reptile_lib.reading.arrays import Arrays, Paths, Source, arrays_of
 from reptile_lib.reading.parts import About, Parts
 from reptile_lib.reading.split import split_classes
 
@@ -80,38 +78,32 @@ def load_breast_cancer(
     return Parts(*(Examples(list(own), KINDS) for own in zip(*parts, strict=True)))
 
 
-def _datasets(name: str) -> ModuleType:
+def _read(_: Paths, name: str) -> Arrays:
     try:
-        from sklearn import datasets as found
+        from sklearn import datasets
     except ImportError as error:
         raise UserError(
             f"{name} comes with scikit-learn, which is not installed; give the command"
             " pip install scikit-learn"
         ) from error
-    datasets: ModuleType = found
-    return datasets
-
-
-def _digits(_: Sequence[Path]) -> Arrays:
-    file = _datasets("digits").load_digits()
-    pixels = np.rint(file.images * 255 / 16).astype(np.uint8)  # 0 to 16 there
-    return {"x": pixels[:, None], "y": file.target.astype(np.int64)}
-
-
-def _cancer(_: Sequence[Path]) -> Arrays:
-    file = _datasets("breast-cancer").load_breast_cancer()
-    return {"x": file.data.astype(np.float32), "y": file.target.astype(np.int64)}
+    if name == "digits":
+        file = datasets.load_digits()
+        x = np.rint(file.images[:, None] * 255 / 16).astype(np.uint8)  # 0 to 16 there
+    else:
+        file = datasets.load_breast_cancer()
+        x = file.data.astype(np.float32)
+    return {"x": x, "y": file.target.astype(np.int64)}
 
 
 DIGITS_SOURCE = Source(
-    name="digits",
-    sha256="3e466178bf88557386564faf4a07c6e1af22bda536b2cffd11175a57ba4c9c93",
-    remotes=(),
-    read=_digits,
+    "digits",
+    "3e466178bf88557386564faf4a07c6e1af22bda536b2cffd11175a57ba4c9c93",
+    (),
+    partial(_read, name="digits"),
 )
 CANCER_SOURCE = Source(
-    name="breast-cancer",
-    sha256="f7768446777ea6dd0993532cd376cd0dc36485cb3b81bf7baaa239af64b53df9",
-    remotes=(),
-    read=_cancer,
+    "breast-cancer",
+    "f7768446777ea6dd0993532cd376cd0dc36485cb3b81bf7baaa239af64b53df9",
+    (),
+    partial(_read, name="breast-cancer"),
 )

@@ -14,18 +14,19 @@ import stat
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path, PurePosixPath
 from typing import IO
 
 from reptile_lib.errors import UserError
 
+LAYOUT = (LookupError, TypeError, AttributeError)  # a part is not there, or is another
 DAMAGE = (
+    *LAYOUT,
     OSError,  # not gzip, among others
     EOFError,
     ValueError,  # what a text or a number should have been
-    LookupError,  # a part that is not there
     csv.Error,
     RuntimeError,  # encrypted; or, NotImplementedError, compressed as no sound file is
     zipfile.BadZipFile,
@@ -43,9 +44,13 @@ def damage_told(path: Path) -> Iterator[None]:
     except UserError:
         raise
     except DAMAGE as error:
+        what = str(error) or type(error).__name__
+        if isinstance(error, KeyError):
+            what = f"there is no {error} in it"
+        elif isinstance(error, LAYOUT):
+            what = f"laid out otherwise: {error!r}"
         raise UserError(
-            f"{path} is damaged ({error or type(error).__name__}); get the published"
-            " file again"
+            f"{path} is damaged ({what}); get the published file again"
         ) from error
 
 
@@ -81,6 +86,45 @@ def unpacked(path: Path, most: int) -> bytes:
         content = stream.read(most + 1)
     _check_size(path, len(content), most)
     return content
+
+
+def contents(
+    paths: Sequence[Path], pattern: str, most: int
+) -> dict[str, tuple[Path, bytes]]:
+    """Return files that are published singly and packed together, by their own names.
+
+    Args:
+        paths: all of them, compressed or not, or one archive that holds them.
+        pattern: a regular expression for the whole names in the archive.
+        most: bytes that one file, or all files of the archive, may have.
+
+    Returns:
+        for "b.csv" of "a/b.csv" where it was, for what there is to complain, and bytes.
+
+    Raises:
+        UserError: as `members` and `unpacked`.
+    """
+    if len(paths) > 1:
+        return {path.name: (path, unpacked(path, most)) for path in paths}
+    (path,) = paths
+    found = members(path, pattern, most)
+    return {PurePosixPath(name).name: (path, content) for name, content in found}
+
+
+def csv_rows(content: bytes, delimiter: str = ",") -> Iterator[dict[str, str]]:
+    """Yield the rows of a UTF-8 CSV file; fields keep their spaces and newlines.
+
+    Raises:
+        ValueError: there are none, or one has more or fewer fields than the header.
+    """
+    text = io.StringIO(content.decode(), newline="")
+    found = csv.DictReader(text, delimiter=delimiter, strict=True)
+    for row in found:
+        if None in row or None in row.values():
+            raise ValueError(f"a row of {len(row)} fields: {row}"[:80])
+        yield row
+    if found.line_num < 2:
+        raise ValueError("it has no rows")
 
 
 def _zipped(

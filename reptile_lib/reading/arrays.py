@@ -7,7 +7,7 @@ sees them, and before they are kept for the next time.
 import hashlib
 import os
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,8 @@ from reptile_lib.reading.fetch import Remote, fetch
 from reptile_lib.storage.files import written_whole
 
 Arrays = Mapping[str, NDArray[Any]]
-Reader = Callable[[Sequence[Path]], Arrays]
+Paths = Sequence[Path]
+Reader = Callable[[Paths], Arrays]
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,8 @@ class Source:
         name: of the cache file.
         sha256: the fingerprint of the arrays.
         remotes: files of the official source.
-        read: makes the arrays of these files, in their order.
+        read: makes the arrays of these files, in their order. What it raises is told
+            as damage of the first one, unless it says of which (`damage_told`).
         packed: files below $REPTILE_DATA, "mnist/train-images-idx3-ubyte.gz".
         read_packed: makes the arrays of those; None if they are the official ones.
         known: takes the arrays that `sha256` is of out of all; None if it is of all.
@@ -46,6 +48,16 @@ class Source:
     packed: tuple[str, ...] = ()
     read_packed: Reader | None = None
     known: Callable[[Arrays], Arrays] | None = None
+
+
+def site(base: str, most: int, digests: Mapping[str, str]) -> tuple[Remote, ...]:
+    """Return files below one address, of at most `most` bytes each.
+
+    Their digests, by name, are md5 or sha256, as the length says, or "" (`Remote`).
+    """
+    kinds = {0: "", 32: "md5:", 64: "sha256:"}
+    named = ((name, kinds[len(hexes)] + hexes) for name, hexes in digests.items())
+    return tuple(Remote(f"{base}/{name}", digest, most) for name, digest in named)
 
 
 def arrays_of(source: Source) -> Arrays:
@@ -63,7 +75,8 @@ def arrays_of(source: Source) -> Arrays:
     if downloaded:
         paths, read = downloaded, source.read
     try:
-        arrays = _verified(read(paths), source, *paths[:2])
+        with damage_told(paths[0]) if paths else nullcontext():
+            arrays = _verified(read(paths), source, *paths[:2])
     except UserError:
         for path in downloaded:  # not to be taken again
             path.unlink(missing_ok=True)

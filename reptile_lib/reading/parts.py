@@ -4,9 +4,16 @@ from typing import Generic, NamedTuple, TypeVar
 
 from torch import Tensor
 
+from reptile_lib.errors import UserError
 from reptile_lib.examples import Inputs
 
 T = TypeVar("T")
+
+
+def check_range(name: str, value: int, least: int, most: int) -> None:
+    """Raise a UserError if an option is not in least..most."""
+    if not least <= value <= most:
+        raise UserError(f"{name} is {value}: choose from {least} to {most}")
 
 
 class Parts(NamedTuple, Generic[T]):

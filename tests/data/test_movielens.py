@@ -114,7 +114,7 @@ def test_a_table_laid_out_otherwise_is_noticed(
 def test_a_table_that_is_not_there_is_named(source: Source, tmp_path: Path) -> None:
     content = zipped({"ml-latest-small/movies.csv": MOVIES.encode()})
     told = complaint(source, {PACKED: content}, tmp_path)
-    assert "there is no ratings.csv in it" in told
+    assert "there is no 'ratings.csv' in it" in told
 
 
 @pytest.mark.needs_data("movielens")

@@ -1,4 +1,4 @@
-"""Pictures of 32 x 32: sheets and records are read, classes put in order and cut."""
+"""Pictures of 32 x 32: classes are put in order, and cut."""
 
 from pathlib import Path
 
@@ -7,13 +7,7 @@ import pytest
 import torch
 
 from reptile_lib import UserError
-from reptile_lib.data.pictures import (
-    by_class,
-    read_classes,
-    read_records,
-    read_sheet,
-    with_validation,
-)
+from reptile_lib.data.pictures import by_class, read_classes, with_validation
 from tests.data import tiles
 from tests.kit import one
 
@@ -23,40 +17,7 @@ ROWS = [("cat" if i % 2 else "dog", f"{i}.png") for i in range(230)]
 
 @pytest.fixture
 def files(tmp_path: Path) -> tuple[Path, Path]:
-    sheet, table = tmp_path / "a.webp", tmp_path / "a.csv"
-    sheet.write_bytes(tiles.sheet(IMAGES))
-    table.write_bytes(tiles.table("label,file", ROWS))
-    return sheet, table
-
-
-def test_a_sheet_holds_what_its_table_says(files: tuple[Path, Path]) -> None:
-    rows, found = read_sheet(*files, "file", "label")
-    assert rows.tolist() == [[file, label] for label, file in ROWS]
-    assert np.array_equal(found, IMAGES)
-
-
-@pytest.mark.parametrize("count", [200, 301])
-def test_rows_must_go_with_tiles(files: tuple[Path, Path], count: int) -> None:
-    files[1].write_bytes(tiles.table("label,file", [("cat", "x")] * count))
-    with pytest.raises(UserError, match=rf"a.webp is damaged \(300 tiles for {count} "):
-        read_sheet(*files, "label")
-
-
-def test_damage_is_told(files: tuple[Path, Path]) -> None:
-    sheet, table = files
-    sound = sheet.read_bytes()
-    for bad in (sound[: len(sound) // 2], b"<html>", b""):
-        sheet.write_bytes(bad)
-        with pytest.raises(UserError, match=r"a.webp is damaged \(.+; get the publi"):
-            read_sheet(*files, "label")
-    sheet.write_bytes(sound)
-    for bad in (b"", b"\xff\xfe", b"index,name\n0,x\n"):
-        table.write_bytes(bad)
-        with pytest.raises(UserError, match=r"a.(csv|webp) is damaged"):
-            read_sheet(*files, "label")
-    table.unlink()
-    with pytest.raises(UserError, match=r"a.csv is damaged .*No such file"):
-        read_sheet(*files, "label")
+    return tiles.written(tmp_path, IMAGES, "label,file", ROWS)
 
 
 def test_classes_are_in_the_order_of_bytes(files: tuple[Path, Path]) -> None:
@@ -73,14 +34,10 @@ def test_classes_must_have_as_many(files: tuple[Path, Path]) -> None:
         read_classes(files, {"all": ("dog", "cow")})
 
 
-def test_records_are_taken_apart() -> None:
+def test_the_class_asked_for_is_found() -> None:
     images = tiles.pictures(1, count=3)
-    labels, found = read_records(tiles.records([(7, 1), (8, 2), (9, 0)], images), 2)
-    assert labels.tolist() == [1, 2, 0]
-    assert np.array_equal(found, images)
-    assert np.array_equal(by_class(labels, found, [2])[0, 0], images[1])
-    with pytest.raises(ValueError, match="reshape"):
-        read_records(tiles.records([(7, 1)], images[:1])[:-1], 2)
+    found = by_class(np.array([1, 2, 0]), images, [2])
+    assert np.array_equal(found[0, 0], images[1])
 
 
 def test_validation_is_taken_of_each_class() -> None:

@@ -4,6 +4,7 @@ import gzip
 import io
 import tarfile
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,6 +35,16 @@ def table(header: str, rows: Sequence[Sequence[object]]) -> bytes:
     lines = [f"index,{header}"]
     lines += [",".join(map(str, (i, *row))) for i, row in enumerate(rows)]
     return "\n".join([*lines, ""]).encode()
+
+
+def written(
+    folder: Path, images: Pixels, header: str, rows: Sequence[Sequence[object]]
+) -> tuple[Path, Path]:
+    """Write a sheet and its table into a folder."""
+    paths = folder / "a.webp", folder / "a.csv"
+    paths[0].write_bytes(sheet(images))
+    paths[1].write_bytes(table(header, rows))
+    return paths
 
 
 def records(labels: Sequence[Sequence[int]], images: Pixels) -> bytes:

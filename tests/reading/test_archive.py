@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from reptile_lib import UserError
-from reptile_lib.reading.archive import members, unpacked
+from reptile_lib.reading.archive import contents, csv_rows, members, unpacked
 
 FILES = {"set/a.txt": b"first", "set/b.txt": b"second", "set/c.md": b"not wanted"}
 MOST = 50_000
@@ -166,3 +166,37 @@ def test_a_damaged_compressed_file_is_told(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_bytes(pack(b"hello" * 100)[:-9])
     with pytest.raises(UserError, match=f"{name} is damaged"):
         unpacked(tmp_path / name, most=MOST)
+
+
+def test_files_are_the_same_single_or_packed(tmp_path: Path) -> None:
+    single = [tmp_path / "b.txt.gz", tmp_path / "a.txt"]
+    single[0].write_bytes(gzip.compress(b"second"))
+    single[1].write_bytes(b"first")
+    write_zip(tmp_path / "set.zip", FILES)
+    found = contents(single, "", MOST)
+    assert found == {"b.txt.gz": (single[0], b"second"), "a.txt": (single[1], b"first")}
+    packed = contents([tmp_path / "set.zip"], r"set/\w\.txt", MOST)
+    assert {name: content for name, (_, content) in packed.items()} == {
+        "a.txt": b"first",
+        "b.txt": b"second",
+    }
+
+
+def test_rows_of_a_table_are_dicts() -> None:
+    rows = list(csv_rows(b'a;b\r\n1;" x\n"\r\n;2\r\n', delimiter=";"))
+    assert rows == [{"a": "1", "b": " x\n"}, {"a": "", "b": "2"}]
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (b"", "no rows"),
+        (b"a,b\n", "no rows"),
+        (b"a,b\n1\n", "a row of 2 fields"),
+        (b"a,b\n1,2,3\n", "a row of 3 fields"),
+        (b"a,b\n1,\xff\n", "utf-8"),
+    ],
+)
+def test_what_is_no_table_is_noticed(content: bytes, told: str) -> None:
+    with pytest.raises(ValueError, match=told):
+        list(csv_rows(content))

@@ -109,6 +109,28 @@ def test_other_content_is_refused_and_not_kept(home: Path) -> None:
     assert not (home / "cache").exists()
 
 
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (ValueError("no number"), "no number"),
+        (EOFError(), "EOFError"),
+        (KeyError("y"), "there is no 'y' in it"),
+        (TypeError("int has no items"), "laid out otherwise: TypeError('int has no"),
+        (IndexError("tuple"), "laid out otherwise: IndexError('tuple')"),
+    ],
+)
+def test_what_a_reader_raises_is_told_as_damage(
+    home: Path, error: Exception, told: str
+) -> None:
+    def stumble(paths: Sequence[Path]) -> Arrays:
+        raise error
+
+    with pytest.raises(UserError) as caught:
+        arrays_of(replace(source(), read_packed=stumble))
+    packed = home / "data" / "set" / "all.txt"
+    assert str(caught.value).startswith(f"{packed} is damaged ({told}")
+
+
 def test_where_a_part_is_known_it_is_verified(home: Path) -> None:
     known = {"y": NUMBERS["y"]}
     part = replace(
