@@ -10,7 +10,7 @@ import torch
 
 from reptile_lib.errors import UserError
 from reptile_lib.runs.cli import device_name
-from reptile_lib.storage.files import written_whole
+from reptile_lib.storage.files import write_json
 
 Record = dict[str, Any]
 """What is kept of a run; JSON values only."""
@@ -22,9 +22,7 @@ def write(path: Path, record: Record) -> None:
     Raises:
         UserError: the file cannot be written.
     """
-    text = json.dumps(record, indent=1, ensure_ascii=False) + "\n"
-    with written_whole(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+    write_json(path, record)
 
 
 def read(folder: Path) -> list[Record]:

@@ -153,9 +153,8 @@ def evaluate(
             theta = U(phi, episodes.support, episodes.order, state).theta
             protocols = _protocols(learner, theta, episodes)
             hits = [answers.argmax(-1) == episodes.query.y for answers in protocols]
-            bad = ~theta.isfinite().all(1)
-            rows = [hit.double().mean(1) for hit in hits]
-            scores.append(torch.stack([*rows, bad.double()], 1).cpu())
+            hits.append(~theta.isfinite().all(1, keepdim=True))
+            scores.append(torch.stack([hit.double().mean(1) for hit in hits], 1).cpu())
     *all_three, diverged = learner.team.gather(torch.cat(scores)).unbind(1)
     if bad_tasks := int(diverged.sum().item()):
         raise UserError(

@@ -24,14 +24,7 @@ from torch.nn import functional as F
 from reptile_lib.device import find_device
 from reptile_lib.fast.choose import Engine, make_kernel, stacking_told, written_engine
 from reptile_lib.fast.torch_settings import Precision, precise
-from reptile_lib.fit import deploy
-from reptile_lib.fit.checks import (
-    check_model,
-    check_periods,
-    check_run,
-    check_settings,
-    check_tasks,
-)
+from reptile_lib.fit import checks, deploy
 from reptile_lib.fit.loop import Loop, memory_told
 from reptile_lib.fit.prepare import fastest_engine, training
 from reptile_lib.inner import InnerOptimizer, Moments, State
@@ -114,8 +107,8 @@ class MetaLearner:
                 keeps running statistics.
         """
         self.device = find_device(self.device)
-        check_settings(self, self.device)
-        check_model(self.model)
+        checks.check_settings(self, self.device)
+        checks.check_model(self.model)
         self.model = self.model.to(self.device)
         if self.inner.full_batch:
             self.inner_batch = None
@@ -202,8 +195,8 @@ class MetaLearner:
                 a run which has got further.
         """
         team = self.agree()
-        check_run(self, meta_steps, meta_batch, epsilon)
-        check_periods(validate_every, checkpoint_every)
+        checks.check_run(self, meta_steps, meta_batch, epsilon)
+        checks.check_periods(validate_every, checkpoint_every)
         self.check(tasks)
         settings = tasks.to(self.phi.device), meta_steps, meta_batch, epsilon, seed
         run = training(self, *settings)
@@ -226,9 +219,9 @@ class MetaLearner:
 
     def check(self, tasks: Tasks) -> None:
         """Raise UserError unless the model takes the tasks and answers as they ask."""
-        check_model(self.model)
+        checks.check_model(self.model)
         if self.phi.dim() == 1:  # several runs are checked one by one
-            check_tasks(self.kernel, self.kernel.pack(self.phi), tasks)
+            checks.check_tasks(self.kernel, self.kernel.pack(self.phi), tasks)
 
     @contextmanager
     def computing(self) -> Iterator[None]:

@@ -6,13 +6,14 @@ from typing import Any, Protocol, get_args
 import torch
 from torch import Tensor, nn
 
+from reptile_lib import evaluation
 from reptile_lib.errors import UserError
 from reptile_lib.examples import each
 from reptile_lib.fast.choose import Engine
 from reptile_lib.fast.torch_settings import Precision
 from reptile_lib.inner import InnerOptimizer, Moments
-from reptile_lib.kernel import Kernel
-from reptile_lib.meta import MetaState, Rule, Team
+from reptile_lib.kernel import Criterion, Kernel
+from reptile_lib.meta import Rule
 from reptile_lib.rng import TRAIN, draws
 from reptile_lib.tasks import Tasks
 
@@ -52,28 +53,22 @@ def check_model(model: object) -> None:
                 )
 
 
-class Learner(Protocol):
+class Learner(evaluation.Learner, Protocol):
     """What is asked of a `MetaLearner`."""
 
     model: nn.Module
-    inner: InnerOptimizer
     inner_steps: int
-    inner_batch: int | None
-    moments: Moments
     outer: InnerOptimizer | None
     engine: Engine
     precision: Precision
     recorded: bool
     at_once: int
-    state: MetaState
     history: list[dict[str, float]]
 
     @property
     def rule(self) -> Rule: ...  # noqa: D102
     @property
-    def kernel(self) -> Kernel: ...  # noqa: D102
-    @property
-    def team(self) -> Team: ...  # noqa: D102
+    def criterion(self) -> Criterion: ...  # noqa: D102
     def make_kernel(self, engine: Engine) -> Kernel: ...  # noqa: D102
     def save(self, path: Path, config: dict[str, Any] | None = None) -> None: ...  # noqa: D102
 

@@ -1,35 +1,23 @@
 """From a learner to a network for use: adapted to a support set, which it remembers."""
 
+import math
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from reptile_lib import evaluation
 from reptile_lib.device import out_of_memory
 from reptile_lib.errors import UserError
 from reptile_lib.evaluation import Drawn
 from reptile_lib.examples import Inputs, each
-from reptile_lib.fast.choose import Engine, make_kernel
-from reptile_lib.fast.torch_settings import Precision
+from reptile_lib.fast.choose import make_kernel
+from reptile_lib.fit.checks import Learner
 from reptile_lib.inner import Moments
 from reptile_lib.inner_loop import InnerLoop
-from reptile_lib.kernel import Criterion
 from reptile_lib.models.frozen import OnSupport, batch_norms, frozen
 from reptile_lib.rng import TEST, Draws
 from reptile_lib.tasks import Batch, Episodes
-
-
-class Learner(evaluation.Learner, Protocol):
-    """What is asked of a `MetaLearner`."""
-
-    model: nn.Module
-    engine: Engine
-    precision: Precision
-
-    @property
-    def criterion(self) -> Criterion: ...  # noqa: D102
 
 
 def predictor(
@@ -168,7 +156,7 @@ def check_loss(U: InnerLoop, phi: Tensor, support: Batch) -> None:
             f"the criterion does not take answers {list(support.y.shape[1:])} of"
             f" {support.y.dtype} ({str(error).splitlines()[0]}); give y as in training"
         ) from error
-    if not torch.isfinite(torch.tensor(loss)):
+    if not math.isfinite(loss):
         raise UserError(
             f"the loss of the support set is {loss} before the first step; give"
             " examples of the size of those in training"

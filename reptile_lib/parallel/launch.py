@@ -42,10 +42,7 @@ def launch(
     from torch.distributed.elastic.rendezvous import RendezvousError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-    ours = {
-        "OMP_NUM_THREADS": str(max(1, core_count() // processes)),
-        LAUNCHED: "1",
-    }
+    ours = {"OMP_NUM_THREADS": str(max(1, core_count() // processes)), LAUNCHED: "1"}
     before = {name: os.environ.get(name) for name in ours}
     handlers = {n: signal.getsignal(n) for n in HANDLED}  # the launcher sets its own
     config = LaunchConfig(

@@ -124,11 +124,7 @@ class Processes:
         return range(work[0].task, work[-1].task + 1)
 
     def target(
-        self,
-        run: Training,
-        phi: Tensor,
-        state: State | None,
-        parts: Iterator[Episodes],
+        self, run: Training, phi: Tensor, state: State | None, parts: Iterator[Episodes]
     ) -> Target:
         """Ask the rule about each part of a meta-batch, and average over all tasks."""
         work = self._work(run)

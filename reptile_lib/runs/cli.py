@@ -42,7 +42,7 @@ from reptile_lib.runs.settings import (
     Settings,
     complete,
 )
-from reptile_lib.storage.files import written_whole
+from reptile_lib.storage.files import write_json
 
 Record = dict[str, Any]
 """What a command prints with --json; JSON values only."""
@@ -238,18 +238,12 @@ def _train(options: argparse.Namespace) -> Record:
     }
 
     def write() -> None:
-        _write(options.out / "result.json", record)
-        _write(options.out / "history.json", {"history": learner.history})
+        write_json(options.out / "result.json", record)
+        write_json(options.out / "history.json", {"history": learner.history})
 
     here().first_alone(write)
     say(text)
     return record
-
-
-def _write(path: Path, record: Record) -> None:
-    text = json.dumps(record, indent=1, ensure_ascii=False) + "\n"
-    with written_whole(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
 
 
 def _evaluate(options: argparse.Namespace) -> Record:

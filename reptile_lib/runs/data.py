@@ -5,9 +5,9 @@ One's own classes are split once. Which class is where stands in the folder of t
 """
 
 import json
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -21,14 +21,13 @@ from reptile_lib.reading.folder import picture
 from reptile_lib.reading.split import only, split_names
 from reptile_lib.reading.texts import Texts
 from reptile_lib.runs.settings import Settings
-from reptile_lib.storage.files import written_whole
+from reptile_lib.storage.files import write_json
 
 SPLIT = "split.json"  # in the folder of a run
 TEST_SHARE = 0.2  # of one's own classes, if that is enough for a task
 
 
-@dataclass(frozen=True)
-class Split:
+class Split(NamedTuple):
     """What is written down of one's own data."""
 
     train: tuple[str, ...]
@@ -60,19 +59,16 @@ def open_data(settings: Settings, folder: Path, begun: bool) -> tuple[Settings, 
         return _named(settings)
     settings, classes = read(settings, Path(settings.data.partition(":")[2]))
     split = (begun and read_split(folder)) or _shared_out(classes, settings)
-    parts = (only(classes, names) for names in (split.train, split.val, split.test))
-    train, val, test = parts
+    parts = [only(classes, names) for names in split[:3]]
     if settings.kind == "numbers" and not split.mean:
-        rows = train.pool
+        rows = parts[0].pool
         assert isinstance(rows, Tensor)
         deviation = rows.std(0).nan_to_num(0.0)
         deviation[deviation == 0] = 1.0
         mean = tuple(rows.mean(0).tolist())
-        split = replace(split, mean=mean, deviation=tuple(deviation.tolist()))
-    with written_whole(folder / SPLIT) as temporary:
-        text = json.dumps(asdict(split), indent=1, ensure_ascii=False)
-        temporary.write_text(text + "\n", encoding="utf-8")
-    return settings, Splits(*(scaled(part, split) for part in (train, val, test)))
+        split = split._replace(mean=mean, deviation=tuple(deviation.tolist()))
+    write_json(folder / SPLIT, split._asdict())
+    return settings, Splits(*(scaled(part, split) for part in parts))
 
 
 def is_own(settings: Settings) -> bool:

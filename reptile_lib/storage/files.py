@@ -1,7 +1,8 @@
 """Writing files so that a crash, a kill or a full disk never leaves half of one."""
 
+import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -30,6 +31,13 @@ def written_whole(path: Path) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
     except OSError as error:
         raise cannot_write(path, error) from error
+
+
+def write_json(path: Path, record: Mapping[str, object]) -> None:
+    """Write a record for people and programs to read, as `written_whole` does."""
+    text = json.dumps(record, indent=1, ensure_ascii=False)
+    with written_whole(path) as temporary:
+        temporary.write_text(f"{text}\n", encoding="utf-8")
 
 
 def _flush(folder: Path) -> None:
