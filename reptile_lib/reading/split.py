@@ -66,7 +66,7 @@ def split_classes(
 ) -> Splits:
     """Split classes as `split_names` does; turn pictures (`rotated`) after that.
 
-    Names that were written down give the same: Splits(*(only(classes, n) for n in it)).
+    Names that were written down give the same, by `only` for each part of them.
     """
     parts = split_names(classes.names, val=val, test=test, seed=seed)
     return Splits(*(only(classes, names) for names in parts))

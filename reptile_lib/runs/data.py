@@ -93,15 +93,15 @@ def read(settings: Settings, path: Path) -> tuple[Settings, Examples]:
         text, encode = settings.text or "text", encode_words
         found = Examples.from_table(path, label=label, text=text, encode=encode)
         return settings, found
-    if not settings.features:
+    if not settings.columns:
         names = [name for name in table.read(path).numeric() if name != label]
         if not names:
             raise UserError(
                 f"{str(path)!r} has no column of numbers besides {label!r}; if it has"
                 " sentences, name their column with --text"
             )
-        settings = replace(settings, features=",".join(names))
-    columns = settings.features.split(",")
+        settings = replace(settings, columns=",".join(names))
+    columns = settings.columns.split(",")
     return settings, Examples.from_table(path, label=label, features=columns)
 
 
@@ -125,7 +125,7 @@ def read_queries(settings: Settings, paths: list[Path]) -> tuple[list[str], Inpu
         if settings.kind == "sentences":
             found.append(encode_words(rows.texts(settings.text or "text")))
         else:
-            found.append(rows.numbers(settings.features.split(",")))
+            found.append(rows.numbers(settings.columns.split(",")))
     return names, torch.cat(found)
 
 

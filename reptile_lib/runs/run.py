@@ -73,7 +73,7 @@ def _model(settings: Settings) -> nn.Module:
     if settings.kind == "sentences":
         model = text_bag(ways, seed=seed)
     elif settings.kind == "numbers":
-        model = mlp(settings.features.count(",") + 1, *HIDDEN, ways, seed=seed)
+        model = mlp(settings.columns.count(",") + 1, *HIDDEN, ways, seed=seed)
     else:
         model = conv4(ways, settings.channels, settings.size, seed)
     if settings.head == "zeroed":

@@ -39,9 +39,7 @@ class Settings:
     )
     label: str = _option("label", "column of a table that names the class")
     text: str = _option("", "column of a table with the sentences to tell apart")
-    features: str = _option(
-        "", "or its columns of numbers, a,b,c (all others that are)"
-    )
+    columns: str = _option("", "or its columns of numbers, a,b,c (all others that are)")
     size: int = _option(28, "pixels per side of a folder's pictures")
     channels: int = _option(1, "1 or 3: a folder's pictures in grey or in colours")
     seed: int = _option(0, "of weights, split and tasks")
@@ -135,7 +133,7 @@ LATER: Mapping[str, Json] = {
     "reduction": "mean",
     "label": "label",
     "text": "",
-    "features": "",
+    "columns": "",
     "size": 28,
     "channels": 1,
     "head": "learnt",

@@ -168,7 +168,7 @@ def test_own_numbers_are_scaled_as_in_training(
     steps = ["--meta-steps", 40, "--lr", 0.01, "--out", out]
     assert run("train", *table, *steps, *TINY) == 0
     config = json.loads((out / "result.json").read_text())["config"]
-    assert config["features"] == "a,b"
+    assert config["columns"] == "a,b"
     split = json.loads((out / "split.json").read_text())
     with numbers.open(newline="") as file:
         rows = [row for row in csv.DictReader(file) if row["kind"] in split["train"]]
@@ -316,7 +316,7 @@ def test_the_readmes_commands_are_understood() -> None:
     help = subprocess.check_output(
         [sys.executable, "-m", "reptile_lib", "train", "--help"], text=True
     )
-    for option in ("--label", "--text", "--features", "--size", "--channels"):
+    for option in ("--label", "--text", "--columns", "--size", "--channels"):
         assert option in help
 
 
