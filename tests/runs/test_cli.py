@@ -156,7 +156,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 BAD_TRAINING = {
     "more ways than classes": (["--ways", "5000"], ["5000", "classes"]),
-    "more shots than examples": (["--train-shots", "50"], ["50", "20 examples"]),
+    "more shots than examples": (["--train-shots", "50"], ["50", "at most 20"]),
     "evaluation shots": (["--shots", "20"], ["20", "examples"]),
     "unknown data set": (["--data", "imagenet"], ["imagenet", "glyphs"]),
     "cuda absent": (["--device", "cuda"], ["cuda", "cpu"]),
@@ -171,7 +171,7 @@ BAD_TRAINING = {
     "no evaluation batch": (["--eval-batch", "0"], ["eval_batch = 0"]),
     "negative evaluation": (["--eval-steps", "-1"], ["eval_steps = -1"]),
     "negative period": (["--checkpoint-every", "-5"], ["checkpoint_every = -5"]),
-    "val classes of glyphs": (["--val-classes", "7"], ["7", "omniglot"]),
+    "val classes of glyphs": (["--val-classes", "7"], ["7", "of its own; leave"]),
 }
 
 
