@@ -70,7 +70,7 @@ def text_bag(
     ways: int,
     buckets: int = BUCKETS,
     *,
-    width: int = 64,
+    width: int = 32,
     hidden: int = 64,
     seed: int = 0,
 ) -> nn.Module:
@@ -83,7 +83,7 @@ def text_bag(
     >>> text_bag(ways=5)(encode_words(["Hello there!"])).shape
     torch.Size([1, 5])
     >>> sum(p.numel() for p in text_bag(ways=5).parameters())
-    266629
+    133509
 
     Args:
         ways: classes to tell apart.

@@ -137,6 +137,7 @@ BARE = {
     *("matplotlib", "cycler", "PIL"),  # it brings the last two
     *("benchmarks", "reptile_lib"),
     "reptile_book",  # its rows and records, which need no more
+    "sklearn",  # where one of its two data sets is loaded, which the kit does not
 }
 
 
