@@ -11,6 +11,7 @@ from reptile_lib.inner import InnerOptimizer
 from reptile_lib.inner_loop import InnerLoop, adapt
 from reptile_lib.learner import FOMAML, MAML, Joint, MetaLearner, Reptile
 from reptile_lib.models.conv4 import conv4
+from reptile_lib.models.conv4_pool import conv4_pool
 from reptile_lib.models.mlp import mlp
 from reptile_lib.optimizers.formulas import adam, gd, momentum, sgd
 from reptile_lib.optimizers.lookahead import Interpolated
@@ -46,6 +47,7 @@ __all__ = [
     "adaptation_curve",
     "constant",
     "conv4",
+    "conv4_pool",
     "cosine",
     "draw",
     "evaluate",

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from reptile_lib import Batch, SwitchAtThreshold, SwitchEvery, conv4, mlp
+from reptile_lib import Batch, SwitchAtThreshold, SwitchEvery, conv4, conv4_pool, mlp
 from reptile_lib.examples import Inputs
 from reptile_lib.fast import conv4_compiled
 from reptile_lib.fast.choose import make_kernel
@@ -146,6 +146,11 @@ PROBLEMS: dict[str, Problem] = {
     "tanh": Problem(tanh_net, F.mse_loss, Batch(normal(2), normal(1))),
     "relu": Problem(relu_net, F.cross_entropy, Batch(normal(1, 2, 3), labels())),
     "conv4": Problem(small_conv4, F.cross_entropy, pictures),
+    "conv4_pool": Problem(
+        conv4_pool(3, 1, 20).double(),
+        F.cross_entropy,
+        Batch(normal(1, 20, 20), labels()),
+    ),
     "convolutions": Problem(
         seeded(convolutions), F.cross_entropy, Batch(normal(1, 8, 8), labels())
     ),

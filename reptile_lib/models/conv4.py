@@ -27,13 +27,18 @@ def conv4(ways: int, channels: int = 1, size: int = 28, seed: int = 0) -> nn.Mod
             raise UserError(f"conv4: {name} = {value}; give at least 1")
     with torch.random.fork_rng(devices=[]):  # the layers' own start is replaced below
         model = Conv4(ways, channels, size)
+    glorot(model, seed)
+    return model
+
+
+def glorot(model: nn.Module, seed: int) -> None:
+    """Start weights Glorot-uniform and biases at zero, as TensorFlow's layers do."""
     generator = torch.Generator().manual_seed(seed)
     for name, parameter in model.named_parameters():
         if name.endswith("bias"):
             nn.init.zeros_(parameter)
         elif parameter.dim() > 1:  # not the scale of a batch norm, which stays 1
             nn.init.xavier_uniform_(parameter, generator=generator)
-    return model
 
 
 class Conv4(nn.Module):
