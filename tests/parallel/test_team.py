@@ -170,7 +170,7 @@ def workers_of(process: subprocess.Popen[str]) -> list[int]:
 def test_a_killed_worker_is_replaced_and_the_run_ends_with_the_same_phi(
     tmp_path: Path,
 ) -> None:
-    steps = 600
+    steps = 300
     options = [
         *SMALL,
         "--meta-steps",

@@ -110,7 +110,8 @@ def heed_ctrl_c() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("processes", [1, 2])
 def test_ctrl_c_saves_where_it_stands(processes: int, tmp_path: Path) -> None:
-    options: list[Any] = [*SMALL, "--meta-steps", 100_000, "--checkpoint-every", 0]
+    # fewer inner steps than those from which a run is compiled, which takes a minute
+    options: list[Any] = [*SMALL, "--meta-steps", 40_000, "--checkpoint-every", 0]
     options += ["--processes", processes]
     options += ["--validate-every", 0, "--checkpoint-every", 5]
     process = start(
