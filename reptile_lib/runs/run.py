@@ -23,6 +23,7 @@ from reptile_lib.inner import Moments
 from reptile_lib.learner import MetaLearner, Reptile
 from reptile_lib.meta import Schedule
 from reptile_lib.models.conv4 import conv4
+from reptile_lib.models.conv4_pool import conv4_pool
 from reptile_lib.models.mlp import mlp
 from reptile_lib.models.text import text_bag
 from reptile_lib.optimizers.formulas import adam, sgd
@@ -75,7 +76,8 @@ def _model(settings: Settings) -> nn.Module:
     elif settings.kind == "numbers":
         model = mlp(settings.columns.count(",") + 1, *HIDDEN, ways, seed=seed)
     else:
-        model = conv4(ways, settings.channels, settings.size, seed)
+        make = conv4_pool if settings.net == "conv4_pool" else conv4
+        model = make(ways, settings.channels, settings.size, seed)
     if settings.head == "zeroed":
         for parameter in list(model.parameters())[-2:]:
             nn.init.zeros_(parameter)

@@ -46,6 +46,7 @@ class Settings:
     val_classes: int = _option(
         0, "training classes to set aside for validation; most sets have their own"
     )
+    net: str = _option("conv4", "network for pictures", "conv4", "conv4_pool")
     head: str = _option(
         "learnt",
         "learnt or zeroed: what every task's last layer starts from",
@@ -136,6 +137,7 @@ LATER: Mapping[str, Json] = {
     "columns": "",
     "size": 28,
     "channels": 1,
+    "net": "conv4",
     "head": "learnt",
     "optimizer": "adam",
 }
