@@ -58,7 +58,7 @@ def open_data(settings: Settings, folder: Path, begun: bool) -> tuple[Settings, 
     if not is_own(settings):
         return _named(settings)
     settings, classes = read(settings, Path(settings.data.partition(":")[2]))
-    split = (begun and read_split(folder)) or _shared_out(classes, settings)
+    split = read_split(folder) if begun else _shared_out(classes, settings)
     parts = [only(classes, names) for names in split[:3]]
     if settings.kind == "numbers" and not split.mean:
         rows = parts[0].pool
@@ -136,15 +136,18 @@ def scaled(classes: Examples, split: Split) -> Examples:
     return Examples([split.scaled(x) for x in classes.by_class()], classes.names)
 
 
-def read_split(folder: Path) -> Split | None:
-    """Return what was written down in the folder of a run, if anything.
+def read_split(folder: Path) -> Split:
+    """Return what was written down in the folder of a run.
 
     Raises:
-        UserError: the file is damaged.
+        UserError: the file is missing or damaged.
     """
     path = folder / SPLIT
     if not path.exists():
-        return None
+        raise UserError(
+            f"{path} is missing, which says what the run was trained on; put it back,"
+            " or train anew in another folder"
+        )
     try:
         kept: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         return Split(**{name: tuple(values) for name, values in kept.items()})

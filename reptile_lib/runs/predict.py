@@ -24,7 +24,7 @@ def predict(options: argparse.Namespace) -> dict[str, object]:
         eval_batch=options.eval_batch,
     )
     folder = run.folder_of(options.checkpoint)
-    split = data.read_split(folder) if data.is_own(settings) else None
+    split = data.read_split(folder) if settings.kind == "numbers" else None
     _, classes = data.read(settings, options.support)
     if not 2 <= len(classes) <= settings.ways:
         raise UserError(

@@ -272,7 +272,11 @@ def test_a_wrong_support_set_is_one_line(
     err = told(capsys, "predict", *given, tmp_path / "none.png")
     assert "none.png" in err
     (out / "split.json").write_text("{")
-    assert "split.json is damaged" in told(capsys, "predict", *given, query)
+    assert "split.json is damaged" in told(capsys, "evaluate", "--checkpoint", out)
+    (out / "split.json").unlink()
+    err = told(capsys, "evaluate", "--checkpoint", out)
+    assert "split.json is missing, which says what the run was trained on" in err
+    assert run("predict", *given, query) == 0  # a picture's answer does not need it
 
 
 def test_sets_are_listed_and_shown(
@@ -324,4 +328,5 @@ def test_an_unknown_split_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "split.json").write_text('{"train": ["a"], "other": []}')
     with pytest.raises(UserError, match=r"split.json is damaged"):
         data.read_split(tmp_path)
-    assert data.read_split(tmp_path / "none") is None
+    with pytest.raises(UserError, match=r"split.json is missing"):
+        data.read_split(tmp_path / "none")
