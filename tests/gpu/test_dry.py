@@ -109,7 +109,10 @@ VARIABLE = [
     (r"(?<=^score_seconds_per_task\.)[^.]+", "NAME"),
     (r"(?<=^gemm_flops_per_second\.).+", "PRECISION.SIZE"),
     (r"(?<=^stack_flops_per_second\.).+", "PRECISION.TASKS"),
-    (r"(?<=^metrics\[\]\.)[15]-shot\.((non_)?transductive|support_statistics)", "SHOTS.PROTOCOL"),
+    (
+        r"(?<=^metrics\[\]\.)[15]-shot\.((non_)?transductive|support_statistics)",
+        "SHOTS.PROTOCOL",
+    ),
 ]
 
 
