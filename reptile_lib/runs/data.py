@@ -12,10 +12,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from reptile_lib.data.sets import load
+from reptile_lib.data.sets import SETS, load
 from reptile_lib.errors import UserError
 from reptile_lib.examples import Examples, Inputs, Splits
 from reptile_lib.models.text import encode_words
+from reptile_lib.parallel.team import say
 from reptile_lib.reading import table
 from reptile_lib.reading.folder import picture
 from reptile_lib.reading.split import only, split_names
@@ -94,7 +95,10 @@ def read(settings: Settings, path: Path) -> tuple[Settings, Examples]:
         found = Examples.from_table(path, label=label, text=text, encode=encode)
         return settings, found
     if not settings.columns:
-        names = [name for name in table.read(path).numeric() if name != label]
+        rows = table.read(path)
+        names = [name for name in rows.numeric() if name != label]
+        left = [name for name in rows.header if name not in (*names, label)]
+        say(f"columns: {', '.join(names)}; left out: {', '.join(left) or 'none'}")
         if not names:
             raise UserError(
                 f"{str(path)!r} has no column of numbers besides {label!r}; if it has"
@@ -195,6 +199,11 @@ def _named(settings: Settings) -> tuple[Settings, Splits]:
         raise UserError(
             f"val_classes = {settings.val_classes}: {settings.data} has validation"
             " classes of its own; leave it out"
+        )
+    if Path(settings.data).exists() and settings.data not in SETS:
+        kind = "folder" if Path(settings.data).is_dir() else "table"
+        raise UserError(
+            f"{settings.data!r} is no data set but a path; write {kind}:{settings.data}"
         )
     found = load(settings.data)
     parts = list(found) if isinstance(found, tuple) else []

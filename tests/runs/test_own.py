@@ -167,6 +167,7 @@ def test_own_numbers_are_scaled_as_in_training(
     table = ["--data", f"table:{numbers}", "--label", "kind"]
     steps = ["--meta-steps", 40, "--lr", 0.01, "--out", out]
     assert run("train", *table, *steps, *TINY) == 0
+    assert "columns: a, b; left out: none\n" in capsys.readouterr().out
     config = json.loads((out / "result.json").read_text())["config"]
     assert config["columns"] == "a,b"
     split = json.loads((out / "split.json").read_text())
@@ -251,6 +252,10 @@ def test_what_cannot_be_is_one_line(
     assert "--text" in err
     err = told(capsys, "train", *table, "--text", "words", *more)
     assert "no column 'words'" in err
+    err = told(capsys, "train", "--data", pictures, *more)
+    assert f"is no data set but a path; write folder:{pictures}" in err
+    err = told(capsys, "train", "--data", sentences, *more)
+    assert f"is no data set but a path; write table:{sentences}" in err
     err = told(capsys, "train", "--data", "movielens", *more)
     assert "movielens" in err
     assert not (out / "checkpoint.safetensors").exists()
