@@ -120,6 +120,10 @@ def read_queries(settings: Settings, paths: list[Path]) -> tuple[list[str], Inpu
     """
     if settings.kind == "pictures":
         size, channels = settings.size, settings.channels
+        for path in paths:
+            if not path.is_file():
+                state = "is a folder" if path.exists() else "does not exist"
+                raise UserError(f"{str(path)!r} {state}; name files of pictures")
         pictures = [picture(path, size, channels) for path in paths]
         return [str(path) for path in paths], torch.stack(pictures)
     names, found = [], []

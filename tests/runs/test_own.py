@@ -275,7 +275,9 @@ def test_a_wrong_support_set_is_one_line(
         shutil.copytree(pictures / name, tmp_path / "support" / name)
     given = ["--checkpoint", out, "--support", tmp_path / "support"]
     err = told(capsys, "predict", *given, tmp_path / "none.png")
-    assert "none.png" in err
+    assert "none.png' does not exist; name files of pictures" in err
+    err = told(capsys, "predict", *given, tmp_path)
+    assert "is a folder; name files of pictures" in err
     (out / "split.json").write_text("{")
     assert "split.json is damaged" in told(capsys, "evaluate", "--checkpoint", out)
     (out / "split.json").unlink()
