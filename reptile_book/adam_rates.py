@@ -16,7 +16,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from reptile_book import records, studies
@@ -32,7 +31,6 @@ from reptile_lib.learner import MetaLearner
 from reptile_lib.meta import Target, reptile
 from reptile_lib.optimizers.formulas import adam
 from reptile_lib.optimizers.schedules import linear
-from reptile_lib.params import layout
 from reptile_lib.rng import TEST, VALIDATE
 from reptile_lib.runs import run
 from reptile_lib.runs.data import load_data
@@ -108,24 +106,16 @@ def train(
         seed=settings.seed,
     )
     if choice.zeroed:
-        phi = learner.phi * body_of(learner)
+        phi = learner.phi * run.body_of(learner.model)
         learner.state = learner.state._replace(phi=phi)
     return learner
-
-
-def body_of(learner: MetaLearner) -> Tensor:
-    """Return [P]: 0 for weights and biases of the last layer, 1 for all others."""
-    sizes = layout(learner.model).sizes
-    body = torch.ones_like(learner.phi)
-    body[-sum(sizes[-2:]) :] = 0
-    return body
 
 
 class ZeroedHead:
     """Reptile's rule, where tasks start from φ with zeros for a head."""
 
     def __init__(self, learner: MetaLearner) -> None:
-        self.body = learner.kernel.pack(body_of(learner))
+        self.body = learner.kernel.pack(run.body_of(learner.model))
 
     def __call__(
         self, U: InnerLoop, phi: Tensor, tasks: Episodes, state: State | None

@@ -1,5 +1,7 @@
 """The paper's network for Omniglot, drawn from a seed of its own."""
 
+from collections.abc import Callable, Mapping
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -22,23 +24,30 @@ def conv4(ways: int, channels: int = 1, size: int = 28, seed: int = 0) -> nn.Mod
     Raises:
         UserError: a number is below 1.
     """
-    for name, value in {"ways": ways, "channels": channels, "size": size}.items():
+    sizes = {"ways": ways, "channels": channels, "size": size}
+    return drawn("conv4", Conv4, sizes, seed)
+
+
+def drawn(
+    net: str, make: Callable[..., nn.Module], sizes: Mapping[str, int], seed: int
+) -> nn.Module:
+    """Make a network; weights are Glorot-uniform, biases zero, as TensorFlow's are.
+
+    Raises:
+        UserError: one of its sizes is below 1.
+    """
+    for name, value in sizes.items():
         if value < 1:
-            raise UserError(f"conv4: {name} = {value}; give at least 1")
+            raise UserError(f"{net}: {name} = {value}; give at least 1")
     with torch.random.fork_rng(devices=[]):  # the layers' own start is replaced below
-        model = Conv4(ways, channels, size)
-    glorot(model, seed)
-    return model
-
-
-def glorot(model: nn.Module, seed: int) -> None:
-    """Start weights Glorot-uniform and biases at zero, as TensorFlow's layers do."""
+        model = make(**sizes)
     generator = torch.Generator().manual_seed(seed)
     for name, parameter in model.named_parameters():
         if name.endswith("bias"):
             nn.init.zeros_(parameter)
         elif parameter.dim() > 1:  # not the scale of a batch norm, which stays 1
             nn.init.xavier_uniform_(parameter, generator=generator)
+    return model
 
 
 class Conv4(nn.Module):

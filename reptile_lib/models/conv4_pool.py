@@ -1,11 +1,9 @@
 """The paper's network for Mini-ImageNet, drawn from a seed of its own."""
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from reptile_lib.errors import UserError
-from reptile_lib.models.conv4 import check_norm, glorot
+from reptile_lib.models.conv4 import check_norm, drawn
 
 WIDTH = 32  # filters a layer
 
@@ -17,6 +15,7 @@ def conv4_pool(
 
     It starts as the authors' TensorFlow layers do: Glorot-uniform weights, zero biases.
 
+    >>> import torch
     >>> conv4_pool(ways=5, size=32)(torch.zeros(10, 3, 32, 32)).shape
     torch.Size([10, 5])
     >>> [sum(p.numel() for p in conv4_pool(5, size=s).parameters()) for s in (84, 32)]
@@ -25,13 +24,8 @@ def conv4_pool(
     Raises:
         UserError: a number is below 1.
     """
-    for name, value in {"ways": ways, "channels": channels, "size": size}.items():
-        if value < 1:
-            raise UserError(f"conv4_pool: {name} = {value}; give at least 1")
-    with torch.random.fork_rng(devices=[]):  # the layers' own start is replaced below
-        model = Conv4Pool(ways, channels, size)
-    glorot(model, seed)
-    return model
+    sizes = {"ways": ways, "channels": channels, "size": size}
+    return drawn("conv4_pool", Conv4Pool, sizes, seed)
 
 
 class Conv4Pool(nn.Module):

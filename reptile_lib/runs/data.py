@@ -56,9 +56,10 @@ def open_data(settings: Settings, folder: Path, begun: bool) -> tuple[Settings, 
     Raises:
         UserError: the data cannot be had, or are no classes; or they are too few.
     """
-    if not is_own(settings):
+    kind, _, path = settings.data.partition(":")
+    if kind not in ("folder", "table"):
         return _named(settings)
-    settings, classes = read(settings, Path(settings.data.partition(":")[2]))
+    settings, classes = read(settings, Path(path))
     split = read_split(folder) if begun else _shared_out(classes, settings)
     parts = [only(classes, names) for names in split[:3]]
     if settings.kind == "numbers" and not split.mean:
@@ -68,13 +69,9 @@ def open_data(settings: Settings, folder: Path, begun: bool) -> tuple[Settings, 
         deviation[deviation == 0] = 1.0
         mean = tuple(rows.mean(0).tolist())
         split = split._replace(mean=mean, deviation=tuple(deviation.tolist()))
-    write_json(folder / SPLIT, split._asdict())
+    if not begun:
+        write_json(folder / SPLIT, split._asdict())
     return settings, Splits(*(scaled(part, split) for part in parts))
-
-
-def is_own(settings: Settings) -> bool:
-    """Say whether the data of a run are the user's own."""
-    return settings.data.startswith(("folder:", "table:"))
 
 
 def read(settings: Settings, path: Path) -> tuple[Settings, Examples]:
@@ -112,8 +109,7 @@ def read(settings: Settings, path: Path) -> tuple[Settings, Examples]:
 def read_queries(settings: Settings, paths: list[Path]) -> tuple[list[str], Inputs]:
     """Read what is to be answered: pictures, or the rows of tables.
 
-    Returns:
-        a name for each; and x [queries, ...], not scaled.
+    Returns: a name for each; and x [queries, ...], not scaled.
 
     Raises:
         UserError: as `reading.folder.picture` or `reading.table.read`.
@@ -185,12 +181,7 @@ def _shared_out(classes: Examples, settings: Settings) -> Split:
 
 
 def load_data(settings: Settings) -> Splits:
-    """Load a set by its name, split by the run's seed.
-
-    Raises:
-        UserError: there is no such set, it cannot be had, it has validation classes of
-            its own, or it is not made of classes.
-    """
+    """Load a set by its name, split by the run's seed; a UserError says why not."""
     return _named(settings)[1]
 
 
@@ -211,12 +202,17 @@ def _named(settings: Settings) -> tuple[Settings, Splits]:
         )
     found = load(settings.data)
     parts = list(found) if isinstance(found, tuple) else []
-    if parts and all(isinstance(part, Texts) for part in parts):
-        return settings, Splits(*(part.examples(encode_words) for part in parts))
-    if not parts or not all(isinstance(part, Examples) for part in parts):
+    if not parts or not all(isinstance(part, Examples | Texts) for part in parts):
         raise UserError(
             f"{settings.data} is not made of classes; make tasks of it in Python, see"
-            f" reptile_lib.data and GroupTasks"
+            " reptile_lib.data and GroupTasks"
         )
-    shape = parts[0].pool.shape
-    return replace(settings, channels=shape[-3], size=shape[-1]), Splits(*parts)
+    if set(parts[0].names) & set(parts[2].names):
+        raise UserError(
+            f"the parts of {settings.data} share their classes, and tasks of new ones"
+            " cannot be made; choose a set whose parts do not (data list)"
+        )
+    if isinstance(parts[0], Texts):
+        return settings, Splits(*(part.examples(encode_words) for part in parts))
+    _, channels, size, _ = parts[0].pool.shape
+    return replace(settings, channels=channels, size=size), Splits(*parts)

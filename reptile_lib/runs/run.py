@@ -10,8 +10,9 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
+import torch
 from filelock import FileLock, Timeout
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from reptile_lib.distributions.few_shot import FewShotTasks
@@ -89,9 +90,15 @@ def _epsilon(settings: Settings, model: nn.Module) -> Schedule:
     line = linear(settings.epsilon, settings.epsilon_final)
     if settings.head != "zeroed":
         return line
-    moves = ravel(model).fill_(1.0)
-    moves[-sum(layout(model).sizes[-2:]) :] = 0.0
-    return lambda done: line(done) * moves
+    body = body_of(model)
+    return lambda done: line(done) * body
+
+
+def body_of(model: nn.Module) -> Tensor:
+    """Return [P]: 0 for weights and biases of the last layer, 1 for all others."""
+    body = torch.ones_like(ravel(model))
+    body[-sum(layout(model).sizes[-2:]) :] = 0
+    return body
 
 
 def reopen(

@@ -58,7 +58,8 @@ def show(options: argparse.Namespace) -> dict[str, object]:
     say("\n".join(lines))
     sheet = None
     first = found[0] if isinstance(found, tuple) else found
-    if isinstance(first, Examples) and _are_pictures(first):
+    pool = getattr(first, "pool", None)
+    if isinstance(pool, Tensor) and pool.dtype == torch.uint8 and pool.dim() == 4:
         sheet = options.out or Path(f"{name}.png")
         with written_whole(sheet) as temporary:
             picture_of(first).save(temporary, "PNG")
@@ -88,22 +89,16 @@ def described(found: Any, name: str = "") -> Iterator[str]:
         yield f"{before}{len(found)} of {type(found[0]).__name__ if found else '-'}"
 
 
-def _are_pictures(it: Examples) -> bool:
-    pool = it.pool
-    return isinstance(pool, Tensor) and pool.dtype == torch.uint8 and pool.dim() == 4
-
-
 def picture_of(classes: Examples) -> Image.Image:
     """Return a sheet: a row for each of some classes, with some examples of each."""
+    from torchvision.utils import make_grid  # which takes seconds to import
+
     some = [x[:SHOWN] for x in classes.by_class()[:SHOWN] if isinstance(x, Tensor)]
-    channels, height, width = some[0].shape[1:]
-    sheet = torch.full((channels, len(some) * height, SHOWN * width), 255).byte()
-    for row, examples in enumerate(some):
-        for column, pixels in enumerate(examples):
-            top, left = row * height, column * width
-            sheet[:, top : top + height, left : left + width] = pixels
-    pixels = sheet.permute(1, 2, 0).squeeze(2).numpy()
-    return Image.fromarray(pixels)
+    white = some[0].new_full((SHOWN, *some[0].shape[1:]), 255)
+    rows = [torch.cat([x, white[len(x) :]]) for x in some]
+    sheet = make_grid(torch.cat(rows), nrow=SHOWN, padding=0)
+    picture = Image.fromarray(sheet.permute(1, 2, 0).numpy())
+    return picture if len(white[0]) == 3 else picture.convert("L")
 
 
 def add_commands(to: argparse.ArgumentParser) -> None:

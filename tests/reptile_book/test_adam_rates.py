@@ -16,7 +16,6 @@ from reptile_book.adam_rates import (
     Choice,
     Study,
     ZeroedHead,
-    body_of,
     choose,
     load,
     main,
@@ -25,6 +24,7 @@ from reptile_book.adam_rates import (
 )
 from reptile_lib import FewShotTasks, Reptile, UserError, adam, adapt, draw, mlp
 from reptile_lib.inner_loop import InnerLoop
+from reptile_lib.runs.run import body_of
 from reptile_lib.runs.settings import Settings
 
 TINY = Study(
@@ -104,7 +104,7 @@ def test_tasks_start_with_a_head_of_zeros() -> None:
     learner = Reptile(
         nn.Sequential(nn.Flatten(), mlp(28 * 28, 8, 5)), adam(0.01), 2, 5, device="cpu"
     )
-    body = body_of(learner)
+    body = body_of(learner.model)
     assert (body == 0).sum() == 8 * 5 + 5
     assert body[: -8 * 5 - 5].all()
     data = load("glyphs", TINY).train

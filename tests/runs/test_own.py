@@ -109,10 +109,12 @@ def test_own_pictures_lead_to_a_number_and_an_answer(
     assert len(split["test"]) == 2  # enough for a task
 
     before = (out / "result.json").read_text()
+    written = (out / "split.json").stat().st_mtime_ns
     capsys.readouterr()
     assert run("evaluate", "--checkpoint", out, "--json") == 0
     record = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert record["metrics"] == json.loads(before)["metrics"]
+    assert (out / "split.json").stat().st_mtime_ns == written  # it only reads
 
     support, asked = tmp_path / "support", []
     for name in split["test"]:
@@ -256,6 +258,8 @@ def test_what_cannot_be_is_one_line(
     assert f"is no data set but a path; write folder:{pictures}" in err
     err = told(capsys, "train", "--data", sentences, *more)
     assert f"is no data set but a path; write table:{sentences}" in err
+    err = told(capsys, "train", "--data", "breast-cancer", *more)
+    assert "the parts of breast-cancer share their classes" in err
     err = told(capsys, "train", "--data", "movielens", *more)
     assert "movielens" in err
     assert not (out / "checkpoint.safetensors").exists()
