@@ -1,6 +1,5 @@
 """Banking77: both ways to it, and the published file where it is at hand."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -60,13 +59,6 @@ def test_the_file_that_is_laid_out_otherwise_is_named(
     (tmp_path / "site" / "test.csv").write_bytes(content)
     with pytest.raises(UserError, match=r"test\.csv is damaged"):
         from_site(source, tmp_path, classes_of)
-
-
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("REPTILE_CACHE", str(tmp_path_factory.mktemp("cache")))
-        yield
 
 
 @pytest.mark.needs_data("banking77")

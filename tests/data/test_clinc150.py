@@ -1,6 +1,5 @@
 """CLINC150: both ways to it, and the published file where it is at hand."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -71,13 +70,6 @@ def test_what_is_laid_out_otherwise_is_refused(
     source = small(clinc150.SOURCE, FILES, tmp_path)
     files = {**FILES, name: text_of(content)}
     assert "is damaged" in complaint(source, {PACKED: zipped(files)}, tmp_path)
-
-
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("REPTILE_CACHE", str(tmp_path_factory.mktemp("cache")))
-        yield
 
 
 @pytest.mark.needs_data("clinc150")

@@ -4,7 +4,6 @@ import csv
 import json
 import lzma
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -60,13 +59,6 @@ def test_what_is_laid_out_otherwise_is_refused(tmp_path: Path, row: object) -> N
         UserError, match=r"huffpost\.json is damaged \((laid out|there is no)"
     ):
         from_site(source, tmp_path, classes_of)
-
-
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("REPTILE_CACHE", str(tmp_path_factory.mktemp("cache")))
-        yield
 
 
 @pytest.mark.needs_data("huffpost")

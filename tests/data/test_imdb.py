@@ -4,7 +4,6 @@ import csv
 import io
 import lzma
 import tarfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -102,13 +101,6 @@ def test_what_is_laid_out_otherwise_is_refused(
     content = f"id,rating,label,text\n{row}".encode()
     files[PACKED[0]] = lzma.compress(content)
     assert f"{PACKED[0]} is damaged" in complaint(source, files, tmp_path)
-
-
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("REPTILE_CACHE", str(tmp_path_factory.mktemp("cache")))
-        yield
 
 
 @pytest.mark.slow
