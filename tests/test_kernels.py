@@ -139,7 +139,7 @@ tokens = torch.arange(TASKS * SUPPORT * 5).view(TASKS, SUPPORT, 5) * 7 % 9
 pictures = Batch(normal(1, 10, 10), labels())  # 10 -> 5 -> 3 -> 2 -> 1
 tanh_net = mlp(2, 5, 1, activation=nn.Tanh).double()
 relu_net = nn.Sequential(nn.Flatten(), mlp(6, 5, 4, 3)).double()
-small_conv4 = conv4(3, size=10).double()
+small_conv4 = conv4(3, size=10, filters=24).double()
 chances = normal(3).softmax(-1)
 
 PROBLEMS: dict[str, Problem] = {

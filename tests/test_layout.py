@@ -86,7 +86,7 @@ def test_the_algorithm_names_no_network() -> None:
 # the rest, as is what reads files for them. Its aim is 5,200; it may only shrink.
 MOST = {"": 1_999, "fast": 1_199, "data": 1_800}
 LEFT_OUT = ("data", "reading", "models")
-MOST_IN_ALL = 7_243
+MOST_IN_ALL = 7_240
 
 
 def test_files_and_folders_stay_small() -> None:

@@ -2,7 +2,7 @@
 
 A convolution is a product of matrices once the image is cut into patches::
 
-    patches A [n, N, 9C] @ weights W [n, 9C, 64] -> Z [n, N, 64],   N = B·o·o
+    patches A [n, N, 9C] @ weights W [n, 9C, F] -> Z [n, N, F],   N = B·o·o
 
 so n networks are one batched product, which libraries run near the arithmetic limit,
 where n convolutions are not. What is left of the backward pass is batch norm's (Ioffe &
@@ -23,7 +23,7 @@ from reptile_lib.fast.conv4_buffers import Workspace, image_patches, workspace
 from reptile_lib.fast.cross_entropy import reduction, with_gradient
 from reptile_lib.fast.written import Net, Space, Written
 from reptile_lib.kernel import Autograd, Criterion
-from reptile_lib.models.conv4 import WIDTH, Conv4
+from reptile_lib.models.conv4 import Conv4
 from reptile_lib.params import Layout, layout
 from reptile_lib.tasks import Batch
 
@@ -41,11 +41,11 @@ def conv4_kernel(
     """Return the kernel of this model and criterion, or None if it is not theirs."""
     if type(model) is not Conv4 or reduction(criterion) not in ("mean", "sum"):
         return None
-    pixels = model.out.in_features // WIDTH
+    where, summed = layout(model), reduction(criterion) == "sum"
+    pixels = model.out.in_features // where.shapes[0][0]
     if round(pixels**0.5) ** 2 != pixels:  # somebody has changed it
         return None
     (eps,) = {m.eps for m in model.modules() if isinstance(m, nn.BatchNorm2d)}
-    where, summed = layout(model), reduction(criterion) == "sum"
     step = partial(conv4_compiled.step, where=where, eps=eps, summed=summed, bf16=bf16)
 
     def space(n: int, b: int, shape: torch.Size, like: Tensor) -> Space:
@@ -77,10 +77,8 @@ def _fits(where: Layout, batch: Batch) -> bool:
     if not isinstance(x, Tensor) or x.dim() != 5 or y.dim() != 2:
         return False
     *_, channels, height, width = x.shape
-    side = width
-    for _ in range(4):
-        side = -(-side // 2)
-    fits = where.shapes[-2][1] == WIDTH * side * side
+    side = -(-width // 16)
+    fits = where.shapes[-2][1] == where.shapes[0][0] * side * side
     return height == width and fits and channels == where.shapes[0][1]
 
 
@@ -100,7 +98,7 @@ def _reorder(vector: Tensor, where: Layout, back: bool) -> Tensor:
         where.names, where.shapes, torch.split(vector, where.sizes, -1), strict=True
     )
     for name, shape, part in named:
-        shape, axes = _as_matrix(name, shape)
+        shape, axes = _as_matrix(name, shape, where.shapes[0][0])
         if back:
             shape = torch.Size([shape[axis] for axis in axes])
             axes = tuple(sorted(range(len(axes)), key=axes.__getitem__))
@@ -109,13 +107,15 @@ def _reorder(vector: Tensor, where: Layout, back: bool) -> Tensor:
     return torch.cat(parts, -1)
 
 
-def _as_matrix(name: str, shape: torch.Size) -> tuple[torch.Size, tuple[int, ...]]:
+def _as_matrix(
+    name: str, shape: torch.Size, filters: int
+) -> tuple[torch.Size, tuple[int, ...]]:
     """Return the shape to view a parameter in and the order to put its axes into."""
-    if len(shape) == 4:  # a filter [64, C, 3, 3] becomes [3, 3, C, 64]
+    if len(shape) == 4:  # filters [F, C, 3, 3] become [3, 3, C, F]
         return shape, (2, 3, 1, 0)
-    if name == "out.weight":  # [ways, 64·h·h] becomes [ways, h, h, 64]
-        side = round((shape[1] / WIDTH) ** 0.5)
-        return torch.Size((shape[0], WIDTH, side, side)), (0, 2, 3, 1)
+    if name == "out.weight":  # [ways, F·h·h] becomes [ways, h, h, F]
+        side = round((shape[1] / filters) ** 0.5)
+        return torch.Size((shape[0], filters, side, side)), (0, 2, 3, 1)
     return shape, tuple(range(len(shape)))
 
 

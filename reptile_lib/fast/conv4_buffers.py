@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from reptile_lib.models.conv4 import WIDTH, check_norm, padding
+from reptile_lib.models.conv4 import check_norm, padding
 from reptile_lib.params import Layout
 
 
@@ -99,18 +99,18 @@ def workspace(
         for t in (theta, g)
     )
     blocks, links = [], []
-    h = shape[-1]
+    h, width = shape[-1], where.shapes[0][0]
     for i in range(4):
         h = -(-h // 2)
         check_norm(b * h * h)
         if i < 3:
-            y, link = _link(n, b, h, like)
+            y, link = _link(n, b, h, width, like)
             links.append(link)
         else:
-            y = like.new_empty(n, b, h, h, WIDTH)
+            y = like.new_empty(n, b, h, h, width)
         names = (f"convolutions.{i}.weight", f"norms.{i}.weight", f"norms.{i}.bias")
-        weights = [v[name].view(n, -1, WIDTH) for v in (views, grads) for name in names]
-        z, y_g, spare = (like.new_empty(n, b * h * h, WIDTH) for _ in range(3))
+        weights = [v[name].view(n, -1, width) for v in (views, grads) for name in names]
+        z, y_g, spare = (like.new_empty(n, b * h * h, width) for _ in range(3))
         buffers = [*weights, z, y, y_g, spare]
         blocks.append(Block(*buffers))
     ways = where.shapes[-1].numel()
@@ -121,17 +121,17 @@ def workspace(
     )
 
 
-def _link(n: int, batch: int, h: int, like: Tensor) -> tuple[Tensor, Link]:
+def _link(n: int, batch: int, h: int, width: int, like: Tensor) -> tuple[Tensor, Link]:
     """Return where a block with output side h writes it, and the way on."""
     before, behind = padding(h)
     total, inner = before + h + behind, slice(before, before + h)
-    padded, padded_g = (like.new_zeros(n, batch, total, total, WIDTH) for _ in range(2))
+    padded, padded_g = (like.new_zeros(n, batch, total, total, width) for _ in range(2))
     o = -(-h // 2)
-    patches = like.new_empty(n, batch * o * o, 9 * WIDTH)
+    patches = like.new_empty(n, batch * o * o, 9 * width)
     # Row 2i + r, column 2j + c of a padded image stands in the patch (i, j) and, where
     # r or c is 0, in those before it. The last row and column are padding.
-    pixels = padded_g[:, :, :-1, :-1].view(n, batch, o, 2, o, 2, WIDTH)
-    parts = patches.view(n, batch, o, o, 3, 3, WIDTH).transpose(3, 4)
+    pixels = padded_g[:, :, :-1, :-1].view(n, batch, o, 2, o, 2, width)
+    parts = patches.view(n, batch, o, o, 3, 3, width).transpose(3, 4)
     overlaps = (
         (pixels, parts[:, :, :, :2, :, :2]),
         (pixels[:, :, 1:, 0], parts[:, :, :-1, 2, :, :2]),

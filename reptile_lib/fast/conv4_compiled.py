@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from reptile_lib.fast.conv4_buffers import cut
 from reptile_lib.fast.written import Step
 from reptile_lib.inner import InnerOptimizer, State
-from reptile_lib.models.conv4 import WIDTH, padding
+from reptile_lib.models.conv4 import padding
 from reptile_lib.params import Layout
 
 
@@ -73,13 +73,13 @@ def gradient(
 
     The arguments are those of `conv4.gradient` and of `step`.
     """
-    n, batch = y.shape
+    (n, batch), width = y.shape, where.shapes[0][0]
     divisor = 1 if summed else batch
     parts = dict(zip(where.names, torch.split(theta, where.sizes, 1), strict=True))
     g = {name: torch.zeros_like(part) for name, part in parts.items()}
-    weights = [parts[f"convolutions.{i}.weight"].view(n, -1, WIDTH) for i in range(4)]
-    scales = [parts[f"norms.{i}.weight"].view(n, 1, WIDTH) for i in range(4)]
-    shifts = [parts[f"norms.{i}.bias"].view(n, 1, WIDTH) for i in range(4)]
+    weights = [parts[f"convolutions.{i}.weight"].view(n, -1, width) for i in range(4)]
+    scales = [parts[f"norms.{i}.weight"].view(n, 1, width) for i in range(4)]
+    shifts = [parts[f"norms.{i}.bias"].view(n, 1, width) for i in range(4)]
     out = parts["out.weight"].view(n, where.shapes[-1].numel(), -1)
 
     a, passed = patches.flatten(1, 2), []
@@ -94,7 +94,7 @@ def gradient(
         passed.append((a, z, root, slope))
         if i < 3:
             side = round((outputs.shape[1] // batch) ** 0.5)
-            a = cut(outputs.view(n, batch, side, side, WIDTH)).flatten(1, 3)
+            a = cut(outputs.view(n, batch, side, side, width)).flatten(1, 3)
 
     features = outputs.view(n, batch, -1)
     scores = torch.baddbmm(parts["out.bias"][:, None], features, out.mT).log_softmax(2)
@@ -103,7 +103,7 @@ def gradient(
     d = (scores.exp() - F.one_hot(y, scores.shape[2])) / divisor
     g["out.weight"] = torch.bmm(d.mT, features).flatten(1)
     g["out.bias"] = d.sum(1)
-    y_g = torch.bmm(d, out).view(n, -1, WIDTH)
+    y_g = torch.bmm(d, out).view(n, -1, width)
     for i in reversed(range(4)):
         a, z, root, slope = passed[i]
         share = 1 / z.shape[1]
@@ -136,16 +136,16 @@ def _product(a: Tensor, b: Tensor, bf16: bool) -> Tensor:
 
 def _put_back(patches: Tensor, batch: int, rows: int) -> Tensor:
     """Add up patches [n, B·o·o, 9C] at the pixels they were cut from: `cut`, back."""
-    n = patches.shape[0]
+    n, width = patches.shape[0], patches.shape[2] // 9
     h = round((rows // batch) ** 0.5)
     o = -(-h // 2)
-    parts = patches.view(n, batch, o, o, 3, 3, WIDTH)
+    parts = patches.view(n, batch, o, o, 3, 3, width)
     parts = _lines(parts, 2, 4)  # [n, B, o, 2, o, 3, C]
     parts = _lines(parts, 4, 5)  # [n, B, o, 2, o, 2, C]
     before, _ = padding(h)
     inner = slice(before, before + h)
-    pixels = parts.reshape(n, batch, 2 * o, 2 * o, WIDTH)[:, :, inner, inner]
-    return pixels.reshape(n, rows, WIDTH)
+    pixels = parts.reshape(n, batch, 2 * o, 2 * o, width)[:, :, inner, inner]
+    return pixels.reshape(n, rows, width)
 
 
 def _lines(parts: Tensor, patch: int, line: int) -> Tensor:

@@ -8,13 +8,14 @@ from torch.nn import functional as F
 
 from reptile_lib.errors import UserError
 
-WIDTH = 64  # filters a layer
 
-
-def conv4(ways: int, channels: int = 1, size: int = 28, seed: int = 0) -> nn.Module:
+def conv4(
+    ways: int, channels: int = 1, size: int = 28, seed: int = 0, *, filters: int = 64
+) -> nn.Module:
     """Build the paper's Omniglot network for images [B, channels, size, size].
 
-    It starts as the authors' TensorFlow layers do: Glorot-uniform weights, zero biases.
+    It has 64 `filters` per layer. It starts as the authors' TensorFlow layers do:
+    Glorot-uniform weights, zero biases.
 
     >>> conv4(ways=5)(torch.zeros(10, 1, 28, 28)).shape
     torch.Size([10, 5])
@@ -24,7 +25,7 @@ def conv4(ways: int, channels: int = 1, size: int = 28, seed: int = 0) -> nn.Mod
     Raises:
         UserError: a number is below 1.
     """
-    sizes = {"ways": ways, "channels": channels, "size": size}
+    sizes = {"ways": ways, "channels": channels, "size": size, "filters": filters}
     return drawn("conv4", Conv4, sizes, seed)
 
 
@@ -51,23 +52,24 @@ def drawn(
 
 
 class Conv4(nn.Module):
-    """Four times [3x3 convolution, 64 filters, stride 2; batch norm; ReLU]; linear.
+    """Four times [3x3 convolution, stride 2; batch norm; ReLU]; linear.
 
-    As in the Reptile authors' code: 113,221 parameters for 5 ways on 28x28.
+    As in the Reptile authors' code: 113,221 parameters for 5 ways on 28x28, with 64
+    filters per layer.
     Batch norm always uses the statistics of the batch at hand, so it has no running
     averages; its eps is TensorFlow's 1e-3.
     """
 
-    def __init__(self, ways: int, channels: int, size: int) -> None:
+    def __init__(self, ways: int, channels: int, size: int, filters: int) -> None:
         super().__init__()
-        inputs = (channels, WIDTH, WIDTH, WIDTH)
-        self.convolutions = nn.ModuleList(nn.Conv2d(c, WIDTH, 3, 2) for c in inputs)
+        inputs = (channels, filters, filters, filters)
+        self.convolutions = nn.ModuleList(nn.Conv2d(c, filters, 3, 2) for c in inputs)
         self.norms = nn.ModuleList(
-            nn.BatchNorm2d(WIDTH, eps=1e-3, track_running_stats=False) for _ in inputs
+            nn.BatchNorm2d(filters, eps=1e-3, track_running_stats=False) for _ in inputs
         )
         for _ in inputs:
             size = -(-size // 2)
-        self.out = nn.Linear(WIDTH * size * size, ways)
+        self.out = nn.Linear(filters * size * size, ways)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map images [B, channels, size, size] to logits [B, ways]."""

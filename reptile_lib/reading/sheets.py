@@ -1,18 +1,22 @@
-"""Small colour pictures: a sheet of tiles with a table, or CIFAR's binary records."""
+"""Sheets of small colour pictures with a table, CIFAR's records, sheets to look at."""
 
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from PIL import Image
+from torch import Tensor
 
+from reptile_lib.examples import Examples
 from reptile_lib.reading.archive import csv_rows, damage_told, unpacked
 
 Pixels = NDArray[np.uint8]
 SIDE = 32
 COLUMNS = 100  # tiles per row of a sheet
+SHOWN = 10  # classes of a sheet to look at, and examples of each
 
 
 def read_sheet(sheet: Path, table: Path, *columns: str) -> tuple[NDArray[Any], Pixels]:
@@ -48,3 +52,15 @@ def read_records(content: bytes, labels: int) -> tuple[Pixels, Pixels]:
     """
     rows = np.frombuffer(content, np.uint8).reshape(-1, labels + 3 * SIDE * SIDE)
     return rows[:, labels - 1], rows[:, labels:].reshape(-1, 3, SIDE, SIDE)
+
+
+def sheet_of(classes: Examples) -> Image.Image:
+    """Return a sheet: a row for each of some classes, with some examples of each."""
+    from torchvision.utils import make_grid  # which takes seconds to import
+
+    some = [x[:SHOWN] for x in classes.by_class()[:SHOWN] if isinstance(x, Tensor)]
+    white = some[0].new_full((SHOWN, *some[0].shape[1:]), 255)
+    rows = [torch.cat([x, white[len(x) :]]) for x in some]
+    sheet = make_grid(torch.cat(rows), nrow=SHOWN, padding=0)
+    picture = Image.fromarray(sheet.permute(1, 2, 0).numpy())
+    return picture if len(white[0]) == 3 else picture.convert("L")

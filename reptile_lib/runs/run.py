@@ -23,9 +23,8 @@ from reptile_lib.fast import conv4_compiled
 from reptile_lib.inner import Moments
 from reptile_lib.learner import MetaLearner, Reptile
 from reptile_lib.meta import Schedule
-from reptile_lib.models.conv4 import conv4
-from reptile_lib.models.conv4_pool import conv4_pool
 from reptile_lib.models.mlp import mlp
+from reptile_lib.models.pictures import NETS
 from reptile_lib.models.text import text_bag
 from reptile_lib.optimizers.formulas import adam, sgd
 from reptile_lib.optimizers.schedules import linear
@@ -44,7 +43,6 @@ CHECKPOINT = "checkpoint.safetensors"
 JOB = ".job"  # in the folder of a run: which torchrun job began it
 LOCK = ".lock"  # there, too: which process is at work
 VALIDATION_TASKS = 200
-TURNED = ("glyphs", "omniglot")  # a letter turned by 90 degrees is another letter
 HIDDEN = (64, 64)  # units of the layers for columns of numbers
 LONG = 200_000  # inner steps from which more processes pay on a CPU, and a compiler
 
@@ -77,8 +75,7 @@ def _model(settings: Settings) -> nn.Module:
     elif settings.kind == "numbers":
         model = mlp(settings.columns.count(",") + 1, *HIDDEN, ways, seed=seed)
     else:
-        make = conv4_pool if settings.net == "conv4_pool" else conv4
-        model = make(ways, settings.channels, settings.size, seed)
+        model = NETS[settings.net](ways, settings.channels, settings.size, seed)
     if settings.head == "zeroed":
         for parameter in list(model.parameters())[-2:]:
             nn.init.zeros_(parameter)
@@ -186,7 +183,7 @@ def train(
 
     here().first_alone(open_folder)
     learner.agree()
-    classes = data.train.rotated() if settings.data in TURNED else data.train
+    classes = data.train.rotated() if settings.turns else data.train
     tasks = FewShotTasks(classes, settings.ways, settings.train_shots)
     validate = _validation(settings, data, validate_every) if validate_every else None
     start_step = learner.state.meta_step

@@ -12,6 +12,7 @@ from reptile_lib.data.sets import SETS
 from reptile_lib.errors import UserError
 from reptile_lib.fast.torch_settings import Precision
 from reptile_lib.inner import Moments
+from reptile_lib.models.pictures import NETS
 
 Json = str | int | float
 """What a setting is in a file."""
@@ -40,13 +41,19 @@ class Settings:
     label: str = _option("label", "column of a table that names the class")
     text: str = _option("", "column of a table with the sentences to tell apart")
     columns: str = _option("", "or its columns of numbers, a,b,c (all others that are)")
+    turned: str = _option(
+        "letters",
+        "further training classes, pictures turned by 90 degrees: letters (only of"
+        " glyphs and omniglot), yes, no",
+        *("letters", "yes", "no"),
+    )
     size: int = _option(28, "pixels per side of a folder's pictures")
     channels: int = _option(1, "1 or 3: a folder's pictures in grey or in colours")
     seed: int = _option(0, "of weights, split and tasks")
     val_classes: int = _option(
         0, "training classes to set aside for validation; most sets have their own"
     )
-    net: str = _option("conv4", "network for pictures", "conv4", "conv4_pool")
+    net: str = _option("conv4", "network for pictures", *NETS)
     head: str = _option(
         "learnt",
         "learnt or zeroed: what every task's last layer starts from",
@@ -85,6 +92,12 @@ class Settings:
         if self.text or self.data in TEXT_SETS:
             return "sentences"
         return "numbers" if self.data.startswith("table:") else "pictures"
+
+    @property
+    def turns(self) -> bool:
+        """Whether a turned picture is of another class, as it is for letters."""
+        letters = self.data in ("glyphs", "omniglot")
+        return self.turned == "yes" or (letters and self.turned == "letters")
 
     @property
     def training_steps(self) -> int:
@@ -138,6 +151,7 @@ LATER: Mapping[str, Json] = {
     "size": 28,
     "channels": 1,
     "net": "conv4",
+    "turned": "letters",
     "head": "learnt",
     "optimizer": "adam",
 }

@@ -6,17 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
 from torch import Tensor
 
 from reptile_lib.data.sets import SETS, at_hand, load
 from reptile_lib.errors import UserError
 from reptile_lib.examples import Examples
 from reptile_lib.parallel.team import say
+from reptile_lib.reading.sheets import SHOWN, sheet_of
 from reptile_lib.reading.texts import Texts
 from reptile_lib.storage.files import written_whole
-
-SHOWN = 10  # classes of a sheet, and examples of each
 
 
 def list_sets(_: argparse.Namespace) -> dict[str, object]:
@@ -62,7 +60,7 @@ def show(options: argparse.Namespace) -> dict[str, object]:
     if isinstance(pool, Tensor) and pool.dtype == torch.uint8 and pool.dim() == 4:
         sheet = options.out or Path(f"{name}.png")
         with written_whole(sheet) as temporary:
-            picture_of(first).save(temporary, "PNG")
+            sheet_of(first).save(temporary, "PNG")
         say(f"examples of {min(SHOWN, len(first))} classes: {sheet}")
     return {"lines": lines, "sheet": sheet and str(sheet)}
 
@@ -87,18 +85,6 @@ def described(found: Any, name: str = "") -> Iterator[str]:
             yield from described(getattr(found, field), f"{name}.{field}".lstrip("."))
     elif isinstance(found, tuple | list):
         yield f"{before}{len(found)} of {type(found[0]).__name__ if found else '-'}"
-
-
-def picture_of(classes: Examples) -> Image.Image:
-    """Return a sheet: a row for each of some classes, with some examples of each."""
-    from torchvision.utils import make_grid  # which takes seconds to import
-
-    some = [x[:SHOWN] for x in classes.by_class()[:SHOWN] if isinstance(x, Tensor)]
-    white = some[0].new_full((SHOWN, *some[0].shape[1:]), 255)
-    rows = [torch.cat([x, white[len(x) :]]) for x in some]
-    sheet = make_grid(torch.cat(rows), nrow=SHOWN, padding=0)
-    picture = Image.fromarray(sheet.permute(1, 2, 0).numpy())
-    return picture if len(white[0]) == 3 else picture.convert("L")
 
 
 def add_commands(to: argparse.ArgumentParser) -> None:

@@ -11,8 +11,7 @@ from torch.nn import functional as F
 from reptile_lib import Batch, InnerOptimizer, Reptile, Sine, adam, adapt, linear, mlp
 from reptile_lib.inner import mean_state
 from reptile_lib.kernel import of_model
-from reptile_lib.models import conv4 as conv4_module
-from reptile_lib.models.conv4 import WIDTH, conv4
+from reptile_lib.models.conv4 import conv4
 from reptile_lib.optimizers.formulas import sgd
 from reptile_lib.params import interpolate, layout, ravel
 from reptile_lib.rng import TRAIN, draws
@@ -95,9 +94,7 @@ def dense(
 def images(
     ways: int, channels: int, size: int, filters: int, *, dtype: torch.dtype
 ) -> Problem:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(conv4_module, "WIDTH", filters)
-        model = conv4(ways, channels, size, seed=ways).to(dtype)
+    model = conv4(ways, channels, size, seed=ways, filters=filters).to(dtype)
     g = torch.Generator().manual_seed(size)
     for name, p in model.named_parameters():
         if not name.startswith("convolutions"):  # scales and shifts of all kinds
@@ -227,7 +224,7 @@ def test_inner_and_outer_steps_are_the_librarys(name: str, dtype: torch.dtype) -
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_the_papers_conv4_adapts_as_in_the_library(name: str) -> None:
     inner, how = OPTIMIZERS[name]
-    problem = images(5, 1, 28, WIDTH, dtype=torch.float32)
+    problem = images(5, 1, 28, 64, dtype=torch.float32)
     learner = Reptile(problem.model, inner, 5, device="cpu")
     order = torch.arange(10).expand(1, 5, -1)
     support = Batch(problem.x[:1], problem.y[:1])
