@@ -51,8 +51,13 @@ ROWS |= {
         "lr": 0.004,
         "moments": "reset",
         "meta_steps": 10_000,
+        "eval_tasks": 1_000,
     },
-    "glyphs-5way-upright": {**ROWS["glyphs-5way"], "turned": "no"},
+    "glyphs-5way-upright": {
+        **ROWS["glyphs-5way"],
+        "turned": "no",
+        "eval_tasks": 1_000,
+    },
 }
 TASKS = 10_000  # in evaluation, unless a row says otherwise
 SHORT: Changes = {"eval_tasks": 1_000, "meta_steps": 1_000}
