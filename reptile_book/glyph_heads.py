@@ -31,7 +31,7 @@ from reptile_book.transform import TransformModel, ridge_head
 from reptile_lib.data.sets import load
 from reptile_lib.device import find_device
 from reptile_lib.distributions.few_shot import FewShotTasks
-from reptile_lib.examples import Splits
+from reptile_lib.examples import Examples, Splits
 from reptile_lib.inner_loop import adapt
 from reptile_lib.learner import MetaLearner
 from reptile_lib.models.conv4 import conv4
@@ -184,21 +184,44 @@ def adapted(
     return bodies, torch.stack(hits)
 
 
-def train_jointly(data: Splits, rate: float, seed: int, batch: int, steps: int) -> Body:
-    """Train Conv4 to tell all training letters apart, upright, by Adam."""
-    letters = data.train
-    model = conv4(len(letters), seed=seed)
+def train_jointly(
+    classes: Examples,
+    model: nn.Module,
+    rate: float,
+    seed: int,
+    *,
+    batch: int,
+    steps: int,
+) -> nn.Module:
+    """Train a network to tell all of some classes apart, by Adam; return it.
+
+    Args:
+        classes: of as many examples each.
+        model: with an output per class.
+        rate: of the first step; it falls to zero.
+        seed: of the minibatches.
+        batch: examples a step.
+        steps: how many.
+    """
     inner = torch.optim.Adam(model.parameters(), lr=rate)
     draws = torch.Generator().manual_seed(seed)
-    images = torch.stack([x for x in letters.by_class() if isinstance(x, Tensor)])
+    images = torch.stack([x for x in classes.by_class() if isinstance(x, Tensor)])
     for step in range(steps):
         y = torch.randint(images.shape[0], [batch], generator=draws)
         which = torch.randint(images.shape[1], [batch], generator=draws)
         for group in inner.param_groups:
             group["lr"] = rate * (1 - step / steps)
         inner.zero_grad()
-        F.cross_entropy(model(letters.to_input(images[y, which])), y).backward()  # type: ignore[no-untyped-call]
+        F.cross_entropy(model(classes.to_input(images[y, which])), y).backward()  # type: ignore[no-untyped-call]
         inner.step()
+    return model
+
+
+def _joint_body(rate: float, seed: int, *, batch: int, steps: int) -> Body:
+    """Train Conv4 on all training letters, upright; return it without its head."""
+    letters = load("glyphs").train
+    model = conv4(len(letters), seed=seed)
+    train_jointly(letters, model, rate, seed, batch=batch, steps=steps)
     return body_of(model, ravel(model))
 
 
@@ -239,7 +262,7 @@ def _best(accuracy: dict[float, float]) -> Record:
     }
 
 
-def _search(
+def search(
     first: Sequence[float], measure: Callable[[float], float], widen: int
 ) -> Record:
     """Try a grid that grows where an edge wins; return the best and what was tried."""
@@ -265,7 +288,8 @@ def choose(
 
     def joint_accuracy(rate: float) -> float:
         size, steps = settings.joint_batch, settings.joint_choice_steps
-        bodies[rate] = train_jointly(data, rate, settings.choice_seed, size, steps)
+        seed = settings.choice_seed
+        bodies[rate] = _joint_body(rate, seed, batch=size, steps=steps)
         found = []
         for some in tasks.values():
             support, queries = features([bodies[rate]], some)
@@ -274,7 +298,7 @@ def choose(
         say(f"{ROW}: joint at {rate:g}: {found}")
         return sum(found) / len(found)
 
-    joint = _search(settings.joint_rates, joint_accuracy, settings.widen)
+    joint = search(settings.joint_rates, joint_accuracy, settings.widen)
     body = bodies[joint["value"]]
     starts = _starts(learner, body, settings.choice_seed, settings.ways)
     chosen: Record = {"joint": joint}
@@ -289,7 +313,7 @@ def choose(
                     accuracy[ridge] = right(head, queries, some).mean().item()
                 own[f"{start}, {name}"] = _best(accuracy)
         for steps in settings.steps:
-            own[f"phi, SGD {steps}"] = _search(
+            own[f"phi, SGD {steps}"] = search(
                 settings.rates,
                 lambda rate, t=some, k=steps: (  # type: ignore[misc]
                     adapted(learner, t, rate, k)[1].mean().item()
@@ -318,7 +342,7 @@ def final(
     began = time.perf_counter()
     data, learner, chosen = load("glyphs"), _phi(folder, seed), choice["chosen"]
     size, steps = settings.joint_batch, settings.joint_steps
-    joint = train_jointly(data, chosen["joint"]["value"], seed, size, steps)
+    joint = _joint_body(chosen["joint"]["value"], seed, batch=size, steps=steps)
     trained = time.perf_counter() - began
     starts = _starts(learner, joint, seed, settings.ways)
     metrics = {}
