@@ -129,8 +129,7 @@
   function pointwise(size, value, slope) {
     return {
       forward(theta, x, count) {
-        const y = room(this, "y", count * size, theta);
-        this.used = count * size;
+        const y = room(this, "y", (this.used = count * size), theta);
         for (let i = 0; i < this.used; i++) y[i] = value(x[i]);
         return y;
       },
@@ -214,7 +213,7 @@
 
   /* Batch norm (Ioffe & Szegedy 2015): each channel gets mean 0 and variance 1 over the
      pixels of all images at hand, then a scale (`weights`) and a shift (`biases`).
-     There are no running averages: answers depend on what is shown together. */
+     Answers depend on what is shown together, unless both are `kept` from the last pass. */
   function batchNorm(channels, pixels, eps) {
     return {
       weights: channels, biases: channels,
@@ -222,16 +221,19 @@
         const rows = (this.rows = count * pixels), used = rows * channels;
         const y = room(this, "y", used, theta);
         const normed = room(this, "normed", used, theta);
+        const mean = room(this, "mean", channels, theta);
         const root = room(this, "root", channels, theta);
         for (let c = 0; c < channels; c++) {
           let sum = 0, squares = 0;
-          for (let at = c; at < used; at += channels) sum += x[at];
-          const mean = sum / rows;
-          for (let at = c; at < used; at += channels) squares += (x[at] - mean) ** 2;
-          root[c] = 1 / Math.sqrt(squares / rows + eps);
+          if (!this.kept) {
+            for (let at = c; at < used; at += channels) sum += x[at];
+            mean[c] = sum / rows;
+            for (let at = c; at < used; at += channels) squares += (x[at] - mean[c]) ** 2;
+            root[c] = 1 / Math.sqrt(squares / rows + eps);
+          }
           const scale = theta[this.start + c], shift = theta[this.start + channels + c];
           for (let at = c; at < used; at += channels) {
-            normed[at] = (x[at] - mean) * root[c];
+            normed[at] = (x[at] - mean[c]) * root[c];
             y[at] = scale * normed[at] + shift;
           }
         }
@@ -391,11 +393,7 @@
      moment is the gradient itself. */
   function adam(rate, { beta1 = 0, beta2 = 0.999, eps = 1e-8 } = {}) {
     return {
-      begin: (theta) => ({
-        step: 0,
-        m: theta.slice().fill(0),
-        v: theta.slice().fill(0),
-      }),
+      begin: (theta) => ({ step: 0, m: theta.slice().fill(0), v: theta.slice().fill(0) }),
       step(theta, g, state) {
         const { m, v } = state;
         state.step += 1;
@@ -457,10 +455,18 @@
   }
 
   /* Logits of the queries, [query.count * ways]. Batch norm looks at what it is shown,
-     so there are two ways to ask: all queries together (transductive), or each one with
-     the whole support set. */
-  function answers(network, theta, support, query, together) {
-    if (together) return outputs(network, theta, query.x, query.count);
+     so there are three ways to ask: all queries "together" (transductive), each "beside"
+     the whole support set, or each by the statistics "kept" of the support set. */
+  function answers(network, theta, support, query, way) {
+    if (way === "kept") {
+      forward(network, theta, support.x, support.count);
+      for (const layer of network.layers) layer.kept = true;
+    }
+    if (way !== "beside") {
+      const found = outputs(network, theta, query.x, query.count);
+      for (const layer of network.layers) layer.kept = false;
+      return found;
+    }
     const size = query.x.length / query.count, ways = network.outputs;
     const shown = new theta.constructor((support.count + 1) * size);
     const found = new theta.constructor(query.count * ways);
@@ -487,8 +493,7 @@
   root.Reptile = {
     mlp, conv4, outputs, gradient, lossOf, answers, squaredError, crossEntropy,
     sgd, adam, innerLoop, outerStep, floats,
-    /* This file as text: a worker made from it needs no file, which Chrome would refuse
-       to a page opened from disk. */
+    // This text: a worker made of it needs no file, which Chrome refuses on disk.
     source: `(${engine})(self)`,
   };
   if (typeof module !== "undefined") module.exports = root.Reptile;

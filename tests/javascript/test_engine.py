@@ -12,6 +12,7 @@ from reptile_lib import Batch, InnerOptimizer, Reptile, Sine, adam, adapt, linea
 from reptile_lib.inner import mean_state
 from reptile_lib.kernel import of_model
 from reptile_lib.models.conv4 import conv4
+from reptile_lib.models.frozen import frozen
 from reptile_lib.optimizers.formulas import sgd
 from reptile_lib.params import interpolate, layout, ravel
 from reptile_lib.rng import TRAIN, draws
@@ -250,25 +251,54 @@ def test_the_papers_conv4_adapts_as_in_the_library(name: str) -> None:
     assert tensor(found["theta"], problem.phi)[biases].equal(problem.phi[biases])
 
 
-def test_queries_are_answered_together_and_alone() -> None:
-    problem = made("odd side", torch.float64)
+@BOTH
+def test_queries_are_answered_in_three_ways(dtype: torch.dtype) -> None:
+    problem = made("odd side", dtype)
     found = run(
         READ
         + """
         const [support, query] = given.tasks.map(task), phi = vector(given.phi);
-        const ask = (together) =>
-          Reptile.answers(network, phi, support, query, together);
-        return [ask(true), ask(false)];
+        return ["together", "beside", "kept", "together"].map((way) =>
+          Reptile.answers(network, phi, support, query, way));
         """,
         **problem.given,
     )
     (support, query), model = problem.x, problem.model
     together = model(query)
     alone = torch.cat([model(torch.cat([support, q[None]]))[-1:] for q in query])
-    assert (together - alone).abs().max() > 0.01
-    for got, told in zip(found, (together, alone), strict=True):
-        told = told.detach().flatten()
-        torch.testing.assert_close(tensor(got, told), told, rtol=1e-10, atol=1e-10)
+    kept = frozen(model, problem.phi, support)(query)
+    near = 1e-5 if dtype == torch.float32 else 1e-10
+    told = [together, alone, kept, together]
+    for got, wanted in zip(found, told, strict=True):
+        wanted = wanted.detach().flatten()
+        torch.testing.assert_close(tensor(got, wanted), wanted, rtol=near, atol=near)
+    for one, other in ((together, alone), (together, kept), (alone, kept)):
+        assert (one - other).abs().max() > 0.01
+
+
+def test_kept_statistics_make_the_librarys_predictor() -> None:
+    problem = images(3, 1, 28, 32, dtype=torch.float64)
+    learner = Reptile(problem.model, adam(4e-3), 5, moments="reset", device="cpu")
+    support, query = Batch(problem.x[0, :3], torch.arange(3)), problem.x[1]
+    told = learner.predictor(support, inner_steps=50, inner_batch=3)(query)
+    found = run(
+        READ
+        + """
+        const phi = vector(given.phi), [{ x, y }, { x: query }] = given.tasks;
+        const support = task({ x: x.slice(0, 3), y: [0, 1, 2] });
+        const how = { optimizer: Reptile.adam(4e-3), loss, steps: 50 };
+        const { theta } = Reptile.innerLoop(network, phi, support, how);
+        const ask = (queries) => {
+          const asked = { x: vector(queries), count: queries.length };
+          return Array.from(Reptile.answers(network, theta, support, asked, "kept"));
+        };
+        return [ask(query), query.flatMap((one) => ask([one]))];
+        """,
+        **problem.given,
+    )
+    for got in found:  # each alone is answered as it is among others
+        together = tensor(got, told).reshape(told.shape)
+        torch.testing.assert_close(together, told, rtol=1e-6, atol=1e-6)
 
 
 def test_training_ends_where_the_librarys_does() -> None:
