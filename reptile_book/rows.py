@@ -32,7 +32,7 @@ ROWS |= {
 # The rate that the study of page 4.2 chose for a carried memory on validation classes.
 ROWS |= {"omniglot-5way-tuned": {"data": "omniglot", "lr": 0.008}}
 # Page 5.1: colours, at a tenth of the budget for Mini-ImageNet in the paper; a network
-# for a browser, whose memory begins anew; letters that stand upright only.
+# for a browser, with a rate to choose there; letters that stand upright only.
 ROWS |= {
     "cifar-fs-256-5way": {
         "data": "cifar-fs-256",
@@ -48,8 +48,8 @@ ROWS |= {
         "data": "omniglot",
         "net": "conv4_32",
         "ways": 3,
+        "val_classes": 100,
         "lr": 0.004,
-        "moments": "reset",
         "meta_steps": 10_000,
         "eval_tasks": 1_000,
     },
