@@ -30,17 +30,8 @@ PART = ABOUT._replace(
     " test classes are complete"
 )
 # torchmeta, datasets/assets/cifar100/cifar-fs
-TRAIN = """apple aquarium_fish bear bee bottle bowl boy bridge bus can castle
-    caterpillar chair clock cloud cockroach couch cup dinosaur dolphin elephant forest
-    girl hamster house kangaroo keyboard lawn_mower lion lizard lobster mountain mouse
-    mushroom oak_tree orange orchid palm_tree pear pine_tree plate porcupine possum
-    rabbit raccoon ray road seal shrew skunk skyscraper snake spider squirrel streetcar
-    sunflower tank tiger train trout tulip turtle willow_tree wolf"""
-VAL = """beaver beetle butterfly camel cattle crab crocodile flatfish lamp maple_tree
-    motorcycle otter sea shark television tractor"""
-TEST = """baby bed bicycle chimpanzee fox leopard man pickup_truck plain poppy rocket
-    rose snail sweet_pepper table telephone wardrobe whale woman worm"""
-NAMES = {"train": TRAIN.split(), "val": VAL.split(), "test": TEST.split()}
+LINES = Path(__file__).with_name("cifar_fs.txt").read_text("utf-8").splitlines()
+NAMES = dict(zip(("train", "val", "test"), map(str.split, LINES), strict=True))
 CHOSEN = Path(__file__).with_name("cifar_fs_256.npz")
 
 

@@ -32,17 +32,7 @@ PART = ABOUT._replace(
     holds="a part of GTSRB: six of the 30 photographs of each of its 1,307 signs, 7,841"
     " in all, and every second one for testing, 6,315; 43 classes"
 )
-SIGNS = """Speed limit 20, Speed limit 30, Speed limit 50, Speed limit 60, Speed limit
-    70, Speed limit 80, End of speed limit 80, Speed limit 100, Speed limit 120, No
-    passing, No passing for trucks, Right of way at next intersection, Priority road,
-    Yield, Stop, No vehicles, No trucks, No entry, General caution, Dangerous curve
-    left, Dangerous curve right, Double curve, Bumpy road, Slippery road, Road narrows
-    on the right, Road work, Traffic signals, Pedestrians, Children crossing, Bicycles
-    crossing, Beware of ice or snow, Wild animals crossing, End of all limits, Turn
-    right ahead, Turn left ahead, Ahead only, Go straight or right, Go straight or
-    left, Keep right, Keep left, Roundabout mandatory, End of no passing, End of no
-    passing for trucks"""
-NAMES = tuple(" ".join(name.split()) for name in SIGNS.split(","))
+NAMES = tuple(Path(__file__).with_name("gtsrb.txt").read_text("utf-8").splitlines())
 FRAMES = 30  # photographs of a sign, from far to near
 MOST = 1_000_000_000  # bytes in an archive
 

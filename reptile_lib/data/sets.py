@@ -19,6 +19,7 @@ from reptile_lib.data import (
     movielens,
     nab,
     omniglot,
+    requests,
     scikit,
 )
 from reptile_lib.errors import UserError
@@ -54,6 +55,7 @@ SETS = {
     "movielens": DataSet(movielens.load, movielens.ABOUT, (movielens.SOURCE,)),
     "nab": DataSet(nab.load, nab.ABOUT, (nab.SOURCE,)),
     "cora": DataSet(cora.load, cora.ABOUT, (cora.SOURCE,)),
+    "requests": DataSet(requests.load, requests.ABOUT),
     "digits": DataSet(scikit.load_digits, scikit.DIGITS),
     "breast-cancer": DataSet(scikit.load_breast_cancer, scikit.CANCER),
 }

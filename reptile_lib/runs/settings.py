@@ -17,7 +17,7 @@ from reptile_lib.models.pictures import NETS
 Json = str | int | float
 """What a setting is in a file."""
 
-TEXT_SETS = ("clinc150", "banking77", "huffpost", "imdb")
+TEXT_SETS = ("clinc150", "banking77", "huffpost", "imdb", "requests")
 
 
 def _option(default: Any, help: str, *choices: str, training: bool = True) -> Any:
