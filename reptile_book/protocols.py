@@ -14,10 +14,11 @@ that and the other two. The table of appendix E.1 is made from these files.
 import sys
 import time
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 
 from reptile_book import records, studies
-from reptile_book.results import over_seeds
+from reptile_book.results import Measured, over_seeds
 from reptile_book.rows import SHOTS
 from reptile_lib.data.sets import load
 from reptile_lib.distributions.few_shot import FewShotTasks
@@ -106,20 +107,22 @@ def _path(folder: Path, phi: Path) -> Path:
     return folder / ROW / f"{phi.parent.name}-{phi.stem.removeprefix('seed-')}.json"
 
 
+def measured(folder: Path, row: str, shots: int, protocol: str) -> Measured | None:
+    """Return what the files of a row say; None where there are none."""
+    paths = sorted((folder / ROW).glob(f"{row}-[0-9]*.json"))
+    found = [records.read_one(path)["metrics"][f"{shots}-shot"] for path in paths]
+    return over_seeds([scores[protocol] for scores in found]) if found else None
+
+
 def table(folder: Path) -> str:
     """Make the table: a line a row and shots, a column a protocol."""
     heads = "row", "shots", *(f"{name}, %" for name in map(_name, PROTOCOLS)), "seeds"
     lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
-    for row in SCORED:
-        paths = sorted((folder / ROW).glob(f"{row}-*.json"))
-        found = [records.read_one(path) for path in paths]
-        for shots in (f"{n}-shot" for n in SHOTS if found):
-            scores = [
-                over_seeds([record["metrics"][shots][name] for record in found])
-                for name in PROTOCOLS
-            ]
-            cells = [*map(str, scores), str(len(found))]
-            lines.append(f"| `{row}` | {shots[0]} | {' | '.join(cells)} |")
+    for row, shots in product(SCORED, SHOTS):
+        found = [measured(folder, row, shots, name) for name in PROTOCOLS]
+        if scores := [score for score in found if score]:
+            cells = [*map(str, scores), str(scores[0].seeds)]
+            lines.append(f"| `{row}` | {shots} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 
