@@ -1,14 +1,17 @@
 """What the studies of page 5.3 share: joint training, adaptation, intervals, pairs."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from statistics import fmean, stdev
 
 import torch
 from torch import Tensor, nn
 
+from reptile_book import records, studies
 from reptile_book.records import Record
+from reptile_lib.device import find_device
 from reptile_lib.errors import UserError
 from reptile_lib.examples import Inputs, each
 from reptile_lib.inner import InnerOptimizer
@@ -81,6 +84,41 @@ def leads(values: Sequence[float], scale: float = 1.0, digits: int = 1) -> str:
     """Return the mean lead over seeds, with its lowest and highest."""
     low, mean, high = (scale * v for v in (min(values), fmean(values), max(values)))
     return f"{mean:+.{digits}f} ({low:+.{digits}f} to {high:+.{digits}f})"
+
+
+def split_by_seed(
+    into: Path,
+    seeds: Sequence[int],
+    config: Record,
+    command: str,
+    *,
+    choose: Callable[[int], Record],
+    final: Callable[[Record, int], Record],
+    say: Callable[[str], None] = print,
+) -> list[Record]:
+    """Choose and score for each seed, where each seed splits the data anew.
+
+    `choice-<seed>.json` is what was chosen on a split, `seed-<seed>.json` how it did.
+    What is recorded is kept; the other arguments are those of `studies.one_by_one`.
+
+    Raises:
+        UserError: a record is of other settings.
+    """
+    made = []
+    for seed in seeds:
+        also = {
+            "row": into.name,
+            "seed": seed,
+            "config": config,
+            **records.circumstances(find_device("cpu")),
+            "command": f"{command} --seeds {seed}",
+        }
+        paths = (into / f"{kind}-{seed}.json" for kind in ("choice", "seed"))
+        choice = studies.kept(next(paths), config, lambda: also | choose(seed))  # noqa: B023
+        path = next(paths)
+        made.append(studies.kept(path, config, lambda: also | final(choice, seed)))  # noqa: B023
+        say(f"{path} is recorded")
+    return made
 
 
 def train_jointly(
