@@ -5,9 +5,10 @@
     python -m reptile_book.weights sine
 
 `sine` runs the cells of page 1.2 that make its three starts and its wave, and writes
-the networks of the first seed to `_extra/weights/sine.js`. A browser opens such a file
-as a script, which also works from disk; vectors stand in it as float32 in base64, in
-the model's order.
+the networks of the first seed to `_extra/weights/sine.js`; `draw` writes the recorded φ
+of page 5.1's three characters, and the drawings it begins with, to `draw.js`. A browser
+opens such a file as a script, which also works from disk; vectors stand in it as
+float32 in base64, in the model's order.
 """
 
 import argparse
@@ -25,7 +26,7 @@ import torch
 from torch import Tensor
 from torch.nn import Linear
 
-from reptile_book import records, studies
+from reptile_book import draw_control, records, studies
 from reptile_book.wave_control import curve
 from reptile_lib.errors import UserError
 from reptile_lib.learner import MetaLearner
@@ -86,7 +87,20 @@ def sine() -> Data:
     }
 
 
-FIGURES: dict[str, Callable[[], Data]] = {"sine": sine}
+def draw() -> Data:
+    """Return the recorded φ for three characters, and the drawings of page 5.1."""
+    learner = draw_control.recorded()
+    return {
+        "ways": learner.model.get_parameter("out.bias").numel(),
+        "filters": learner.model.get_parameter("norms.0.weight").numel(),
+        "rate": learner.inner.lr,
+        "steps": learner.inner_steps,
+        "drawn": [*draw_control.DRAWN.values()],
+        "phi": encoded(learner.phi),
+    }
+
+
+FIGURES: dict[str, Callable[[], Data]] = {"sine": sine, "draw": draw}
 
 
 def encoded(vector: Tensor) -> str:

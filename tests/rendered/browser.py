@@ -21,6 +21,7 @@ KEYS: dict[str, dict[str, Any]] = {
     "End": {"windowsVirtualKeyCode": 35},
     "Home": {"windowsVirtualKeyCode": 36},
     "Tab": {"windowsVirtualKeyCode": 9},
+    "Delete": {"windowsVirtualKeyCode": 46},
     "Enter": {"windowsVirtualKeyCode": 13, "text": "\r"},
     " ": {"windowsVirtualKeyCode": 32, "text": " ", "code": "Space"},
 }
@@ -250,7 +251,10 @@ class Browser:
 
     def swipe(self, selector: str, by: Point, steps: int = 4) -> None:
         """Drag an element's middle by so many pixels, with a finger."""
-        start = self.middle(selector)
+        self.swipe_from(self.middle(selector), by, steps)
+
+    def swipe_from(self, start: Point, by: Point, steps: int = 4) -> None:
+        """Drag with a finger from a place in the window."""
 
         def touch(kind: str, *points: Point) -> None:
             self.call(
