@@ -69,6 +69,14 @@ def test_adaptation_is_the_predictors_with_a_fresh_memory(learner: MetaLearner) 
     assert draw_control.words(found).startswith("It looks like B (")
 
 
+@pytest.mark.parametrize(
+    ("chance", "told"),
+    [(0.0, "under 1 %"), (0.006, "1 %"), (0.254, "25 %"), (0.995, "over 99 %")],
+)
+def test_no_probability_is_told_as_0_or_1(chance: float, told: str) -> None:
+    assert draw_control.percent(chance) == told
+
+
 def test_the_still_picture(learner: MetaLearner) -> None:
     with plt.rc_context(plots.STYLE):
         figure = draw_control.still(learner)
