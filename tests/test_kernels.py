@@ -22,7 +22,7 @@ from reptile_lib.fast.spread import Spread
 from reptile_lib.inner import InnerOptimizer, State, mean_state
 from reptile_lib.inner_loop import InnerLoop, adapt
 from reptile_lib.kernel import Adapted, Kernel, of_model
-from reptile_lib.models.text import text_bag
+from reptile_lib.models.text import text_attention, text_bag
 from reptile_lib.optimizers.formulas import adam, gd, momentum, sgd
 from reptile_lib.params import layout, ravel
 from tests import textbook
@@ -139,7 +139,7 @@ tokens = torch.arange(TASKS * SUPPORT * 5).view(TASKS, SUPPORT, 5) * 7 % 9
 pictures = Batch(normal(1, 10, 10), labels())  # 10 -> 5 -> 3 -> 2 -> 1
 tanh_net = mlp(2, 5, 1, activation=nn.Tanh).double()
 relu_net = nn.Sequential(nn.Flatten(), mlp(6, 5, 4, 3)).double()
-small_conv4 = conv4(3, size=10, filters=24).double()
+small_conv4 = conv4(3, size=10, filters=32).double()
 chances = normal(3).softmax(-1)
 
 PROBLEMS: dict[str, Problem] = {
@@ -159,6 +159,11 @@ PROBLEMS: dict[str, Problem] = {
     ),
     "text": Problem(
         text_bag(3, 9, width=4, hidden=5).double(),
+        F.cross_entropy,
+        Batch(tokens, labels()),
+    ),
+    "attention": Problem(
+        text_attention(3, 9, width=4, hidden=5).double(),
         F.cross_entropy,
         Batch(tokens, labels()),
     ),

@@ -5,9 +5,18 @@ import random
 
 import pytest
 import torch
+from sklearn.feature_extraction.text import TfidfTransformer
+from torch.nn import functional as F
 
 from reptile_lib import FewShotTasks, Reptile, UserError, adam, evaluate, linear
-from reptile_lib.models.text import BUCKETS, TABLE_STD, encode_words, text_bag
+from reptile_lib.models.text import (
+    BUCKETS,
+    TABLE_STD,
+    encode_words,
+    rarity,
+    text_attention,
+    text_bag,
+)
 from reptile_lib.reading.split import split_classes
 from reptile_lib.reading.texts import Texts
 
@@ -44,10 +53,10 @@ def test_what_cannot_be_encoded_is_told() -> None:
         (["a"], {"buckets": 1}, "length = 128, buckets = 1; give at least 1 and 2"),
     ):
         with pytest.raises(UserError, match=message):
-            encode_words(texts, **options)
+            encode_words(texts, **options)  # type: ignore[arg-type]
     for name in ("ways", "buckets", "width", "hidden"):
         with pytest.raises(UserError, match=f"text_bag: {name} = 0; give at least 1"):
-            text_bag(**{"ways": 2, name: 0})
+            text_bag(**{"ways": 2, name: 0})  # type: ignore[arg-type]
 
 
 def test_the_network_takes_the_sum_of_what_is_there() -> None:
@@ -112,3 +121,54 @@ def test_reptile_learns_topics_from_five_sentences() -> None:
     new = FewShotTasks(test, ways=5, shots=5, query_shots=3)
     score = evaluate(learner, new, inner_steps=10, count=40).transductive
     assert score.accuracy > 0.6, score  # by chance 0.2
+
+
+def test_rarity_is_the_idf_of_scikit_learn() -> None:
+    ids = torch.tensor([[1, 1, 2, 0], [1, 3, 0, 0], [4, 3, 1, 1]])
+    counts = torch.stack([row[row > 0].bincount(minlength=6) for row in ids])
+    idf = TfidfTransformer().fit(counts.numpy()).idf_
+    assert rarity(ids, buckets=6)[1:].tolist() == pytest.approx(idf[1:].tolist())
+
+
+def test_weights_scale_the_vectors_and_the_length_of_the_sum() -> None:
+    weights = torch.tensor([9.0, 1.0, 2.0, 0.5])
+    model = text_bag(3, 4, width=4, hidden=5, weights=weights)
+    plain = text_bag(3, 4, width=4, hidden=5)
+    assert [n for n, _ in model.named_parameters()] == [
+        n for n, _ in plain.named_parameters()
+    ]
+    table = model.get_parameter("table.weight")
+    expected = (2 * 2 * table[2] + 0.5 * table[3]) / (4 + 4 + 0.25) ** 0.5
+    found = model(torch.tensor([[2, 3, 2, 0], [0, 0, 0, 0]]))
+    head = model.get_submodule("head")
+    torch.testing.assert_close(found, head(torch.stack([expected, 0 * expected])))
+    weights[:] = 0  # the model keeps its own
+    torch.testing.assert_close(model(torch.tensor([[2, 3, 2]])), found[:1])
+    with pytest.raises(UserError, match=r"weights are \[3\]; give one per id, \[4\]"):
+        text_bag(3, 4, weights=torch.ones(3))
+
+
+def test_attention_is_torchs_own_whatever_the_padding() -> None:
+    model = text_attention(3, 20, width=4, hidden=5, length=6)
+    ids = torch.tensor([[7, 3, 3, 1], [1, 5, 0, 0]])
+    found = model(ids)
+    parts = {n: model.get_submodule(n) for n in ("table", "asks", "keys", "values")}
+    for row, n, answer in zip(ids, (4, 2), found, strict=True):
+        places = model.get_parameter("places.weight")
+        x = parts["table"](row[:n]) + places[:n]
+        seen = F.scaled_dot_product_attention(
+            *(parts[name](x)[None] for name in ("asks", "keys", "values"))
+        )[0]
+        expected = model.get_submodule("head")((x + seen).sum(0) / n**0.5)
+        torch.testing.assert_close(answer, expected)
+    torch.testing.assert_close(model(F.pad(ids, (0, 2))), found)
+    assert model(torch.zeros(1, 4, dtype=torch.int64)).isfinite().all()
+    with pytest.raises(UserError, match="texts have 7 ids, and the model places for 6"):
+        model(F.pad(ids, (0, 3)))
+    with pytest.raises(UserError, match="text_attention: length = 0; give at least 1"):
+        text_attention(3, length=0)
+
+
+def test_words_without_their_characters() -> None:
+    found = encode_words(["Go, ÜBER!"], length=6, characters=False)
+    assert found.tolist() == [[*hashed("go , über !"), 0, 0]]
