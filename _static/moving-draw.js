@@ -9,6 +9,7 @@ picture is drawn by reptile_book/draw_control.py. */
   "use strict";
   const NAMES = ["A", "B", "C"];
   const COLOURS = ["blue", "orange", "green"];
+  const UNASKED = "No answer yet"; // what the bars tell those who hear them
 
   /** Adapt φ to one picture per class. It is sent to a worker as text, with the engine. */
   function adapt(engine, { ways, filters, rate, steps, phi }, x, watch) {
@@ -41,6 +42,7 @@ picture is drawn by reptile_book/draw_control.py. */
     const examples = NAMES.map((name) => Drawing.field(kit, box, { name, title: `Character ${name}`, clears: `Clear ${name}`, begun, done }));
     const query = Drawing.field(kit, box, { name: "?", title: "Which one?", clears: "Clear", begun, done });
     const chart = kit.draw(kit.pictures, "svg", { viewBox: "0 0 420 100", class: "moving-bars", role: "img" });
+    kit.set(chart, { "aria-label": UNASKED });
     const bars = NAMES.map((name, i) => {
       const [y, x] = [33 * i, 30];
       kit.draw(chart, "text", { class: COLOURS[i], x: 6, y: y + 22 }, name);
@@ -98,7 +100,7 @@ picture is drawn by reptile_book/draw_control.py. */
         text.textContent = asked ? percent(found[i]) : "";
       });
       const told = NAMES.map((name, i) => `${name} ${percent(found[i])}`).join(", ");
-      kit.set(chart, { "aria-label": asked ? `Probabilities: ${told}` : "No answer yet" });
+      kit.set(chart, { "aria-label": asked ? `Probabilities: ${told}` : UNASKED });
       const missing = examples.filter((own) => !own.strokes.length).map((own) => own.name);
       if (missing.length) return kit.say(`Draw ${missing.join(" and ")}.`, quiet);
       if (!finished()) return;
