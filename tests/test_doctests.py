@@ -12,7 +12,11 @@ import reptile_lib
 MODULES = ["reptile_lib"] + [
     found.name
     for found in pkgutil.walk_packages(reptile_lib.__path__, "reptile_lib.")
+    # what needs JAX or Keras has none
     if not found.name.endswith("__main__")
+    and not found.name.startswith(
+        ("reptile_lib.frameworks.jax_", "reptile_lib.frameworks.keras_")
+    )
 ]
 PAGE_ONE = (
     *("FewShotTasks", "MetaLearner", "Sine", "adam", "adapt", "conv4", "draw"),

@@ -25,6 +25,7 @@ EXCEPTIONS = [
     ("fast", "models.conv4"),
     ("data", "reading"),
     ("reading", "storage.files"),
+    ("frameworks", "storage.files"),
     ("theory", "optimizers.formulas"),
 ]
 ALL_FOLDERS = ["learner", "__init__", "__main__", "fit", "runs"]
@@ -83,9 +84,10 @@ def test_the_algorithm_names_no_network() -> None:
 
 # Most lines of a folder's files together: 2,000 for the flat top, 1,200 for a folder.
 # A further data set or network makes nothing else harder to read: they are left out of
-# the rest, as is what reads files for them. Its aim is 5,200; it may only shrink.
+# the rest, as is what reads files for them, and loops in other frameworks. Its aim is
+# 5,200; it may only shrink.
 MOST = {"": 1_999, "fast": 1_199, "data": 1_800}
-LEFT_OUT = ("data", "reading", "models")
+LEFT_OUT = ("data", "reading", "models", "frameworks")
 MOST_IN_ALL = 7_240
 
 
