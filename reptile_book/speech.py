@@ -7,10 +7,11 @@
 Each of the six speakers of FSDD is the test once; the next one is for validation, the
 other four train. A task is a speaker, and a digit means the same for all of them: so
 joint training needs no new head, and may do without adaptation. Reptile and joint
-training take equally many gradients of a recording. A speaker's first takes are asked,
-always the same; support sets, with as many takes of every digit, are drawn from the
-others. Rates are chosen on the validation speaker: `results/fsdd/<speaker>.json`. Each
-seed then trains as chosen and is scored on the test speaker, `<speaker>-<seed>.json`:
+training take equally many gradients of a recording to choose their rates, then twice as
+many as long as that helps. A speaker's first takes are asked, always the same; support
+sets, with as many takes of every digit, are drawn from the others. Rates are chosen on
+the validation speaker: `results/fsdd/<speaker>.json`. Each seed then trains as chosen
+and is scored on the test speaker, `<speaker>-<seed>.json`:
 
 - `metrics.<n>-shot.<method>`: accuracy in [0, 1], `mean` over support sets with `ci95`;
   `ahead` is Reptile's lead, on the same sets; with one set, `word_errors` over words in
@@ -68,9 +69,11 @@ class Study(fields.Settings):
     """How the study is done."""
 
     shots: tuple[int, ...] = (1, 5)
-    filters: int = 32
-    gradients: int = 30_000
-    """Of one recording, in a training."""
+    filters: int = 16
+    gradients: int = 12_000
+    """Of one recording, in a training to choose rates."""
+    doublings: int = 2
+    """How often a training may become twice as long."""
     joint_rates: tuple[float, ...] = (1e-3, 2e-3, 4e-3)
     joint_batch: int = 50
     train_shots: int = 50
@@ -78,15 +81,17 @@ class Study(fields.Settings):
     inner_batch: int = 10
     meta_batch: int = 4
     alphas: tuple[float, ...] = (1e-3, 2e-3, 4e-3)
-    rates: tuple[float, ...] = (5e-4, 1e-3, 2e-3)
-    """Of adaptation, all by Adam; grids grow where an edge wins."""
-    steps: tuple[int, ...] = (20, 60)
-    """Of adaptation; the rate is chosen with the first."""
+    rates: tuple[float, ...] = (1e-3, 2e-3, 4e-3)
+    """Of adaptation, all by Adam; grids grow where an edge wins. A training is chosen
+    by the best of these for each number of shots."""
+    steps: tuple[int, ...] = (20, 60, 180)
+    """Of adaptation; the rate is chosen with the first, the next ones are tried as long
+    as that helps."""
     widen: int = 3
     asked_takes: int = 25
     """The first of the fifty; they are never in a support set."""
     test_sets: int = 10
-    validation_sets: int = 5
+    validation_sets: int = 4
     strings: int = 60
     calibration: int = 200
     """Training recordings whose statistics a network without adaptation keeps."""
@@ -172,13 +177,15 @@ def learner_of(study: Study, rate: float, seed: int) -> MetaLearner:
     )
 
 
-def train_reptile(train: Spoken, alpha: float, seed: int, study: Study) -> Tensor:
-    """Return φ [P], with a speaker for a task."""
+def train_reptile(
+    train: Spoken, alpha: float, seed: int, study: Study, times: int = 1
+) -> Tensor:
+    """Return φ [P], with a speaker for a task; `times` as many gradients."""
     learner = learner_of(study, alpha, seed)
     each = study.inner_steps * study.inner_batch * study.meta_batch
     learner.fit(
         GroupTasks(train.x, train.y, train.speaker, study.train_shots),
-        meta_steps=max(1, study.gradients // each),
+        meta_steps=max(1, times * study.gradients // each),
         meta_batch=study.meta_batch,
         epsilon=linear(1.0, 0.0),
         seed=seed,
@@ -186,7 +193,9 @@ def train_reptile(train: Spoken, alpha: float, seed: int, study: Study) -> Tenso
     return learner.phi
 
 
-def train_joint(train: Spoken, rate: float, seed: int, study: Study) -> Tensor:
+def train_joint(
+    train: Spoken, rate: float, seed: int, study: Study, times: int = 1
+) -> Tensor:
     """Return weights [P] that tell the digits of all training speakers apart."""
     return fields.train_jointly(
         conv4(DIGITS, size=BANDS, seed=seed, filters=study.filters),
@@ -196,8 +205,12 @@ def train_joint(train: Spoken, rate: float, seed: int, study: Study) -> Tensor:
         rate=rate,
         seed=seed,
         batch=study.joint_batch,
-        steps=max(1, study.gradients // study.joint_batch),
+        steps=max(1, times * study.gradients // study.joint_batch),
     )
+
+
+Trainer = Callable[[Spoken, float, int, Study, int], Tensor]
+"""train(recordings, rate, seed, study, times) -> weights [P]."""
 
 
 def as_it_is(phi: Tensor, train: Spoken, study: Study) -> Callable[[Tensor], Tensor]:
@@ -332,19 +345,22 @@ def choose(speaker: str, study: Study, say: Callable[[str], None] = print) -> Re
         for n in study.shots
     }
     asked = own.take < study.asked_takes
-    phis: dict[tuple[str, float], Tensor] = {}
+    trainers_of = {REPTILE: train_reptile, TUNED: train_joint, PLAIN: train_joint}
 
-    def told(what: str, rate: float, measure: Callable[[], float]) -> float:
+    @cache
+    def trained(how: Trainer, rate: float, times: int) -> Tensor:
+        return how(train, rate, seed, study, times)
+
+    def told(what: str, measure: Callable[[], float]) -> float:
         try:
             found = measure()
         except UserError as error:  # the weights diverged
             say(str(error))
             found = 0.0
-        say(f"{ROW}: {speaker}, {what}, {rate:g}: {found:.3f}")
+        say(f"{ROW}: {speaker}, {what}: {found:.3f}")
         return found
 
-    def jointly(rate: float) -> float:
-        phis[TUNED, rate] = phi = train_joint(train, rate, seed, study)
+    def plainly(phi: Tensor) -> float:
         hear = as_it_is(phi, train, study)
         right = hear(own.x[asked]).argmax(1) == own.y[asked]
         return right.double().mean().item()
@@ -353,22 +369,41 @@ def choose(speaker: str, study: Study, say: Callable[[str], None] = print) -> Re
         steps = steps or study.steps[0]
         return adapt(phi, rate, steps, tasks[shots], study).accuracies().mean().item()
 
-    def learnt(alpha: float) -> float:
-        phis[REPTILE, alpha] = phi = train_reptile(train, alpha, seed, study)
-        return fmean(after(phi, alpha, n) for n in study.shots)
+    def tuned(phi: Tensor) -> float:
+        return fmean(max(after(phi, r, n) for r in study.rates) for n in study.shots)
 
     def searched(
         what: str, first: Sequence[float], measure: Callable[[float], float]
     ) -> Record:
-        return search(first, lambda r: told(what, r, lambda: measure(r)), study.widen)
+        return search(
+            first, lambda r: told(f"{what}, {r:g}", lambda: measure(r)), study.widen
+        )
 
-    joint = searched("joint", study.joint_rates, jointly)
-    alpha = searched("alpha", study.alphas, learnt)
+    trainings: Record = {}
+    for method, how in trainers_of.items():
+        score = plainly if method == PLAIN else tuned
+        first = study.alphas if method == REPTILE else study.joint_rates
+        found = searched(
+            f"training for {method}",
+            first,
+            lambda rate: score(trained(how, rate, 1)),  # noqa: B023
+        )
+        by_times = {1: found["validation"]}
+        for times in (2 ** (i + 1) for i in range(study.doublings)):
+            by_times[times] = told(
+                f"training for {method}, {times} times as long",
+                lambda: score(trained(how, found["value"], times)),  # noqa: B023
+            )
+            if by_times[times] <= by_times[times // 2]:
+                break
+        best = max(by_times, key=by_times.__getitem__)
+        trainings[method] = found | {"times": best, "by_times": by_times}
     starts = {
-        REPTILE: phis[REPTILE, alpha["value"]],
-        TUNED: phis[TUNED, joint["value"]],
-        RANDOM: ravel(learner_of(study, 1.0, seed).model),
+        method: trained(trainers_of[method], own_way["value"], own_way["times"])
+        for method, own_way in trainings.items()
+        if method != PLAIN
     }
+    starts[RANDOM] = ravel(learner_of(study, 1.0, seed).model)
     rates: Record = {}
     for method, phi in starts.items():
         for n in study.shots:
@@ -376,20 +411,21 @@ def choose(speaker: str, study: Study, say: Callable[[str], None] = print) -> Re
             own_rate = searched(name, study.rates, lambda r: after(phi, r, n))  # noqa: B023
             scores = {study.steps[0]: own_rate["validation"]}
             for steps in study.steps[1:]:
+                before = max(scores.values())
                 scores[steps] = told(
                     f"{name}, {steps} steps",
-                    rate := own_rate["value"],
-                    lambda: after(phi, rate, n, steps),  # noqa: B023
+                    lambda: after(phi, own_rate["value"], n, steps),  # noqa: B023
                 )
-            best = {"steps": max(scores, key=scores.__getitem__), "by_steps": scores}
-            rates.setdefault(method, {})[f"{n}-shot"] = own_rate | best
+                if scores[steps] <= before:
+                    break
+            longest = {"steps": max(scores, key=scores.__getitem__), "by_steps": scores}
+            rates.setdefault(method, {})[f"{n}-shot"] = own_rate | longest
     return {
         "row": ROW,
         "speaker": speaker,
         "validation": val,
         "config": study.as_dict(),
-        "joint": joint,
-        "alpha": alpha,
+        "trainings": trainings,
         "rates": rates,
         "seconds": time.perf_counter() - began,
         **records.circumstances(find_device("cpu")),
@@ -400,10 +436,19 @@ def final(speaker: str, choice: Record, seed: int, study: Study) -> Record:
     """Train as chosen, and score on the test speaker."""
     began, data = time.perf_counter(), spoken()
     train, own = data.of(*parts(speaker)[0]), data.of(speaker)
-    joint = train_joint(train, choice["joint"]["value"], seed, study)
+
+    @cache
+    def trained_by(how: Trainer, rate: float, times: int) -> Tensor:
+        return how(train, rate, seed, study, times)
+
+    def chosen(method: str, how: Trainer) -> Tensor:
+        own_way = choice["trainings"][method]
+        return trained_by(how, own_way["value"], own_way["times"])
+
+    joint = chosen(PLAIN, train_joint)
     starts = {
-        REPTILE: train_reptile(train, choice["alpha"]["value"], seed, study),
-        TUNED: joint,
+        REPTILE: chosen(REPTILE, train_reptile),
+        TUNED: chosen(TUNED, train_joint),
         RANDOM: ravel(learner_of(study, 1.0, seed).model),
     }
     trained = time.perf_counter() - began

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from reptile_book import records, speech
-from reptile_book.speech import METHODS, PLAIN, REPTILE, ROW, Spoken, Study
+from reptile_book.speech import METHODS, PLAIN, REPTILE, ROW, TUNED, Spoken, Study
 from reptile_lib import UserError
 from reptile_lib.data import fsdd
 from reptile_lib.models.speech import log_mel
@@ -16,6 +16,7 @@ from reptile_lib.rng import TEST
 TINY = Study(
     filters=4,
     gradients=200,
+    doublings=1,
     joint_rates=(2e-3,),
     joint_batch=20,
     train_shots=15,
@@ -123,6 +124,9 @@ def test_records_say_what_was_done(
     choice, scored, *_ = made
     assert choice["validation"] == "yweweler"
     assert choice["config"] == scored["config"] == TINY.as_dict()
+    assert {*choice["trainings"]} == {REPTILE, TUNED, PLAIN}
+    for own in choice["trainings"].values():
+        assert own["by_times"][str(own["times"])] == max(own["by_times"].values())
     how = choice["rates"][REPTILE]["1-shot"]
     assert how["steps"] in (2, 3)
     for shots in ("1-shot", "5-shot"):
