@@ -20,8 +20,9 @@ and is scored on the test speaker, `<speaker>-<seed>.json`:
 - `seconds`: all of it, training included
 
 Answers are those of a network in use: batch norms keep the statistics of the support
-set, and those of training recordings where there is no adaptation. Nothing is
-overwritten.
+set, and those of training recordings where a network is taken as it is. With "batch
+norm of the speaker" it takes no step either but keeps the support set's, for which no
+label is needed. Nothing is overwritten.
 """
 
 import sys
@@ -58,7 +59,8 @@ ROW = "fsdd"
 DIGITS = 10
 REPTILE, RANDOM = "Reptile", "random weights + fine-tuning"
 PLAIN, TUNED = "joint training, as it is", "joint training + fine-tuning"
-METHODS = REPTILE, TUNED, PLAIN, RANDOM
+HEARD = "joint training, batch norm of the speaker"
+METHODS = REPTILE, TUNED, HEARD, PLAIN, RANDOM
 BLOCK = 80  # samples, 10 ms, whose loudness is measured
 QUIET = 0.02  # of the loudest block
 PAUSE, WORD = 15, 5  # blocks: shorter gaps are within a word, shorter runs are none
@@ -465,6 +467,11 @@ def final(speaker: str, choice: Record, seed: int, study: Study) -> Record:
             network = adapt(phi, how["value"], how["steps"], tasks, study)
             found[method] = network.accuracies()
             errors[method] = said.errors(network.answers)
+        network = adapt(joint, 1.0, 0, tasks, study)  # no step
+        found[HEARD], errors[HEARD] = (
+            network.accuracies(),
+            said.errors(network.answers),
+        )
         scores = fields.paired(found, REPTILE)
         metrics[f"{shots}-shot"] = {
             method: scores[method] | {"word_errors": errors[method]}

@@ -10,6 +10,7 @@ from reptile_book import records, speech
 from reptile_book.speech import METHODS, PLAIN, REPTILE, ROW, TUNED, Spoken, Study
 from reptile_lib import UserError
 from reptile_lib.data import fsdd
+from reptile_lib.models.frozen import frozen
 from reptile_lib.models.speech import log_mel
 from reptile_lib.rng import TEST
 
@@ -115,6 +116,17 @@ def test_without_adaptation_an_answer_depends_on_no_other(tones: Spoken) -> None
     torch.testing.assert_close(net(x[:1]), net(x)[:1], atol=1e-4, rtol=1e-4)
 
 
+def test_without_a_step_only_the_statistics_are_the_speakers(tones: Spoken) -> None:
+    phi = speech.train_joint(tones.of("george"), 2e-3, 0, TINY)
+    tasks = speech.support_sets(tones.of("theo"), 1, 2, 0, TEST, TINY)
+    network = speech.adapt(phi, 1.0, 0, tasks, TINY)
+    x = tones.of("theo").x[:9]
+    assert isinstance(tasks.support.x, Tensor)
+    model = speech.learner_of(TINY, 1.0, 0).model
+    expected = frozen(model, phi, tasks.support.x[1])(x).argmax(1)
+    assert torch.equal(network.answers(x, 1), expected)
+
+
 @pytest.mark.slow
 def test_records_say_what_was_done(
     tones: Spoken, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -139,7 +151,7 @@ def test_records_say_what_was_done(
         assert scores[PLAIN]["ci95"] == pytest.approx(0)
     assert scored["cut_rightly"] == 1
     lines = speech.table(tmp_path)
-    assert [line[:2] for line in lines[:4]] == [["1", method] for method in METHODS]
+    assert [line[:2] for line in lines[:5]] == [["1", method] for method in METHODS]
     with pytest.raises(UserError, match="other settings"):
         speech.record([0], tmp_path, speakers=["theo"])
 
