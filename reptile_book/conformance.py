@@ -10,7 +10,7 @@ by a loop of `reptile_lib.frameworks`. What is printed is the largest difference
 weight of φ, and whether all queries get the same answer after adaptation. Adam divides
 a gradient by its own size, so where the first one of a loop is zero but for its
 rounding, rounding decides on a step of full length. Such weights are left out: biases
-in front of a batch norm, and those whose first gradient is below 10⁻⁶ of the largest.
+in front of a batch norm, and those whose first gradient is below 10⁻⁵ of the largest.
 How many they are is printed.
 """
 
@@ -32,9 +32,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils._pytree import tree_map
 
-from reptile_lib.data.sets import load
 from reptile_lib.distributions.few_shot import FewShotTasks
 from reptile_lib.distributions.sine import Sine
+from reptile_lib.examples import Examples
 from reptile_lib.fast.choose import make_kernel
 from reptile_lib.frameworks.weights import Weights, channels_first, channels_last
 from reptile_lib.inner_loop import InnerLoop
@@ -51,6 +51,7 @@ FRAMEWORKS = {"torch": "torch", "jax": "jax", "keras": "tensorflow"}
 SIZES, FILTERS, SIDE, WAYS = (1, 16, 16, 1), 8, 28, 3
 META_STEPS, EPSILON = 3, 0.5
 RATES = {"sgd": 0.05, "adam": 0.002}
+NEAR_ZERO = 1e-5  # of the largest gradient: rounding reaches as far
 BOUNDS = {"float64": 1e-10, "float32": 1e-5}
 
 
@@ -91,7 +92,12 @@ def batches(cell: Cell) -> list[Episodes]:
     how: dict[str, Any] = {"inner_steps": cell.inner_steps, "inner_batch": 4}
     tasks: Any = Sine(points=8, query_points=6)
     if cell.model == "conv4":
-        tasks = FewShotTasks(load("glyphs").train, WAYS, 2, query_shots=2)
+        # noise: of drawings, all the paper has one value, and where that is near the
+        # edge of a ReLU, rounding turns hundreds of pixels on or off at once
+        noise = torch.Generator().manual_seed(0)
+        pictures = torch.rand(9, 4, 1, SIDE, SIDE, generator=noise, dtype=torch.float64)
+        classes = Examples(pictures.to(like), tuple(map(str, range(9))))
+        tasks = FewShotTasks(classes, WAYS, 2, query_shots=2)
     return [
         draw_tasks(tasks, cell.tasks, seed, stream=TRAIN, **how).for_model(like)
         for seed in range(META_STEPS + 1)
@@ -119,7 +125,7 @@ def with_library(cell: Cell) -> tuple[Weights, NDArray[Any], Weights]:
         if "adam" in cell.inner and state is None:
             g, _ = U.gradient(phi.expand(cell.tasks, -1), first_batch(some))
             size = g.abs()
-            counts &= (size > 1e-6 * size.amax(1, keepdim=True)).all(0)
+            counts &= (size > NEAR_ZERO * size.amax(1, keepdim=True)).all(0)
         target = reptile(U, phi, some, state)
         phi, _ = outer_step(phi, target.phi, EPSILON)
         state = target.state if "carried" in cell.inner else None
