@@ -28,9 +28,9 @@ from statistics import fmean
 from typing import Any
 
 import torch
-from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.feature_extraction.text import HashingVectorizer, TfidfTransformer
 from sklearn.linear_model import LogisticRegression
-from sklearn.pipeline import FeatureUnion
+from sklearn.pipeline import FeatureUnion, make_pipeline
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -60,6 +60,7 @@ RANDOM, TUNED = "random weights", "joint training + fine-tuning"
 NEAREST = "joint training, nearest mean"
 WORDS, BOTH = "TF-IDF of words", "TF-IDF of words and characters"
 CENTROID, NEIGHBOUR = "TF-IDF, nearest mean", "TF-IDF, nearest neighbour"
+COUNTED = 2**13  # columns of words, and of runs
 METHODS = ZEROED, PAPER, RANDOM, TUNED, NEAREST, WORDS, BOTH, CENTROID, NEIGHBOUR
 
 
@@ -120,14 +121,20 @@ class Corpus:
 
     @cached_property
     def tfidf(self) -> dict[str, Any]:
-        """Return what makes rows of numbers of sentences, fitted here."""
-        words = TfidfVectorizer(token_pattern=r"\w+|[^\w\s]")
-        runs = TfidfVectorizer(analyzer="char_wb", ngram_range=(3, 5))
-        union = FeatureUnion([("words", words), ("characters", runs)])
-        alone = TfidfVectorizer(token_pattern=r"\w+|[^\w\s]")
+        """Return what makes rows of numbers of sentences; rarity is counted here.
+
+        Words are hashed: with a list of the words seen here, those of new kinds, which
+        tell them apart, would be dropped.
+        """
+        size = {"n_features": COUNTED, "norm": None, "alternate_sign": False}
+        words = HashingVectorizer(token_pattern=r"\w+|[^\w\s]", **size)
+        runs = HashingVectorizer(analyzer="char_wb", ngram_range=(3, 5), **size)
+        kinds = {WORDS: [("words", words)], BOTH: [("words", words), ("runs", runs)]}
         return {
-            name: maker.fit(self.sentences)
-            for name, maker in ((WORDS, alone), (BOTH, union))
+            name: make_pipeline(FeatureUnion(parts), TfidfTransformer()).fit(
+                self.sentences
+            )
+            for name, parts in kinds.items()
         }
 
 

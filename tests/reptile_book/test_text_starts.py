@@ -73,6 +73,13 @@ def test_a_sentence_of_the_support_set_is_its_own_nearest(bench: Bench) -> None:
     assert list(found) == [1, 0]
 
 
+def test_words_that_were_never_seen_count(bench: Bench) -> None:
+    for kind in (WORDS, BOTH):
+        x = bench.corpus.tfidf[kind].transform(["play opera", "play zither"]).toarray()
+        assert x[0] @ x[1] < 0.9 * (x[0] @ x[0])
+        assert x[0] @ x[0] == pytest.approx(1)
+
+
 def test_words_are_weighted_by_the_training_sentences_alone(bench: Bench) -> None:
     corpus = Corpus(load("requests").train)
     net = corpus.network(5, seed=1)
