@@ -36,6 +36,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
+from sklearn.metrics import roc_auc_score
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -210,13 +211,10 @@ def auc(scores: Tensor, y: Tensor) -> Tensor:
 
     Args:
         scores: [n, Q].
-        y: [n, Q], of as many ones in each.
+        y: [n, Q].
     """
-    high = torch.stack([s[own == 1] for s, own in zip(scores, y, strict=True)])
-    low = torch.stack([s[own == 0] for s, own in zip(scores, y, strict=True)])
-    gap = high[:, :, None] - low[:, None, :]
-    won: Tensor = (gap > 0).double() + (gap == 0).double() / 2
-    return won.mean((1, 2))
+    pairs = zip(y.numpy(), scores.detach().numpy(), strict=True)
+    return torch.tensor([float(roc_auc_score(*pair)) for pair in pairs])
 
 
 def accuracy(scores: Tensor, y: Tensor, threshold: float = 0.0) -> Tensor:
@@ -363,10 +361,7 @@ def record(
 
 def main(arguments: list[str] | None = None) -> int:
     """Record the seeds; return 0, or 2 for a user's mistake."""
-    options = studies.parser("anomalies", __doc__).parse_args(arguments)
-    return studies.carried_out(
-        lambda: record(studies.seeds_of(options.seeds), options.results)
-    )
+    return studies.command("anomalies", __doc__, record, arguments)
 
 
 if __name__ == "__main__":

@@ -34,6 +34,7 @@ from statistics import fmean
 from typing import NamedTuple
 
 import torch
+from sklearn.metrics import roc_auc_score
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -137,14 +138,6 @@ def rolling(x: Tensor, y: Tensor) -> Tensor:
     return (y[:, 0] - x.mean(1)).abs() / deviation
 
 
-def auc(scores: Tensor, marked: Tensor) -> float:
-    """Return the chance that a marked row scores above another one; ties are halves."""
-    high, low = scores[marked].sort().values, scores[~marked].sort().values
-    below = torch.searchsorted(low, high).double()
-    ties = torch.searchsorted(low, high, right=True).double() - below
-    return ((below + ties / 2).mean() / len(low)).item()
-
-
 def hits(scores: Tensor, own: Rows) -> int:
     """Return how many windows hold one of the highest scores, [rows after the first].
 
@@ -233,7 +226,7 @@ def looked_at(own: Rows, others: Sequence[Rows], seed: int, study: Study) -> Rec
     return {
         method: {
             "error": F.mse_loss(guesses[method], y).item(),
-            "auc": auc(strange[method], marked),
+            "auc": float(roc_auc_score(marked, strange[method])),
             "hits": hits(strange[method], own),
         }
         | ({"rate": rates[method]} if method in rates else {})
@@ -341,10 +334,7 @@ def loaded() -> list[Series]:
 
 def main(arguments: list[str] | None = None) -> int:
     """Record the seeds; return 0, or 2 for a user's mistake."""
-    options = studies.parser("anomaly_series", __doc__).parse_args(arguments)
-    return studies.carried_out(
-        lambda: record(studies.seeds_of(options.seeds), options.results)
-    )
+    return studies.command("anomaly_series", __doc__, record, arguments)
 
 
 if __name__ == "__main__":

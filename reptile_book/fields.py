@@ -1,4 +1,4 @@
-"""What the studies of page 5.3 share: joint training, adaptation, intervals, pairs."""
+"""What the studies of chapter 5 share: joint training, adaptation, intervals, pairs."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -8,6 +8,7 @@ from statistics import fmean, stdev
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from reptile_book import records, studies
 from reptile_book.records import Record
@@ -19,6 +20,7 @@ from reptile_lib.inner_loop import adapt
 from reptile_lib.kernel import Criterion, Kernel
 from reptile_lib.params import ravel
 from reptile_lib.rng import draws
+from reptile_lib.runs.run import body_of
 from reptile_lib.tasks import Batch, Episodes, minibatches
 
 T95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
@@ -162,6 +164,18 @@ def train_jointly(
     if not phi.isfinite().all():
         raise UserError(f"joint training diverged at a rate of {rate:g}")
     return phi
+
+
+def with_new_head(model: nn.Module, joint: nn.Module) -> Tensor:
+    """Return weights [P] for a model: a jointly trained network's, zeros for its head.
+
+    Args:
+        model: as `joint`, but for the number of its answers.
+        joint: the head is its last layer.
+    """
+    body = body_of(model)
+    start = F.pad(ravel(joint), (0, len(body)))[: len(body)]
+    return start * body
 
 
 def with_minibatches(

@@ -432,10 +432,7 @@ def run(
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the study; return 0, or 2 for a user's mistake."""
-    options = studies.parser("glyph_heads", __doc__).parse_args(arguments)
-    return studies.carried_out(
-        lambda: run(studies.seeds_of(options.seeds), options.results)
-    )
+    return studies.command("glyph_heads", __doc__, run, arguments)
 
 
 if __name__ == "__main__":

@@ -9,14 +9,13 @@ of a joint training, both fine-tuned at rates of their own, and the nearest mean
 joint training's features. Rates, and how long joint training takes, are chosen on
 validation classes: `results/image-starts/<data>.json`. Each seed is then scored on
 tasks of its test classes, each query beside the support set: `<data>-<seed>.json`,
-accuracies in [0, 1] and how far Reptile is ahead, task by task. Nothing is overwritten.
+accuracies in [0, 1] (`mean` over tasks with `ci95`) and how far Reptile is `ahead`,
+task by task. Nothing is overwritten.
 """
 
-import math
 import sys
 import time
 from collections.abc import Callable, Sequence
-from copy import deepcopy
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import fmean
@@ -24,7 +23,7 @@ from statistics import fmean
 import torch
 from torch import Tensor, nn
 
-from reptile_book import records, rows, studies
+from reptile_book import fields, records, rows, studies
 from reptile_book.glyph_heads import (
     body_of,
     features,
@@ -34,7 +33,6 @@ from reptile_book.glyph_heads import (
     train_jointly,
 )
 from reptile_book.records import Record
-from reptile_book.results import over_seeds
 from reptile_lib.data.sets import load
 from reptile_lib.device import find_device
 from reptile_lib.distributions.few_shot import FewShotTasks
@@ -63,7 +61,7 @@ METHODS = REPTILE, RANDOM, TUNED, NEAREST
 
 
 @dataclass(frozen=True)
-class Study:
+class Study(fields.Settings):
     """How the study is done; network and evaluation are those of the recorded row."""
 
     shots: tuple[int, ...] = rows.SHOTS
@@ -81,13 +79,6 @@ class Study:
     """Omniglot is split by the seed. No class of a test chooses a rate."""
     val_classes: int = 100
     choice_seed: int = 100
-
-    def as_dict(self) -> Record:
-        """Return the settings by name, for JSON."""
-        return {
-            name: list(value) if isinstance(value, tuple) else value
-            for name, value in asdict(self).items()
-        }
 
 
 STUDY = Study()
@@ -139,14 +130,6 @@ def fine_tuned(learner: MetaLearner, phi: Tensor, rate: float) -> MetaLearner:
     learner.inner, learner.moments = adam(rate), "reset"
     learner.state = learner.state._replace(phi=phi)
     return learner
-
-
-def with_new_head(learner: MetaLearner, joint: nn.Module) -> Tensor:
-    """Return weights [P]: a jointly trained network's, and zeros for the head."""
-    own = deepcopy(learner.model)
-    kept = {n: p for n, p in joint.state_dict().items() if not n.startswith("out.")}
-    own.load_state_dict(kept, strict=False)
-    return ravel(own) * run.body_of(own)
 
 
 @dataclass(frozen=True)
@@ -210,12 +193,11 @@ def choose(data: str, study: Study, say: Callable[[str], None] = print) -> Recor
             say(f"{ROW}: {data}, {joint}: {accuracy:.3f}")
         return known[joint][1]
 
-    rates = list(study.joint_rates)
-    for _ in range(study.widen + 1):
-        rate = max(rates, key=lambda r: worth(Joint(r, study.joint_steps)))
-        if not studies.grown(rates, rate):
-            break
-    best = Joint(rate, study.joint_steps)
+    steps = study.joint_steps
+    rate = search(study.joint_rates, lambda r: worth(Joint(r, steps)), study.widen)[
+        "value"
+    ]
+    best = Joint(rate, steps)
     for _ in range(study.doublings):
         longer = Joint(rate, 2 * best.steps)
         if worth(longer) <= worth(best):
@@ -227,7 +209,7 @@ def choose(data: str, study: Study, say: Callable[[str], None] = print) -> Recor
 
     starts: dict[str, Callable[[MetaLearner], Tensor]] = {
         RANDOM: random_weights,
-        TUNED: lambda learner: with_new_head(learner, model),
+        TUNED: lambda learner: fields.with_new_head(learner.model, model),
     }
     chosen: Record = {}
     for method, start in starts.items():
@@ -283,13 +265,12 @@ def final(data: str, choice: Record, seed: int, study: Study, phis: Path) -> Rec
         found = {
             REPTILE: bench.adapted(phi, shots),
             RANDOM: bench.tuned(random_weights, rate[RANDOM], shots),
-            TUNED: bench.tuned(lambda x: with_new_head(x, joint), rate[TUNED], shots),
+            TUNED: bench.tuned(
+                lambda x: fields.with_new_head(x.model, joint), rate[TUNED], shots
+            ),
             NEAREST: bench.nearest(joint, shots),
         }
-        metrics[f"{shots}-shot"] = {
-            method: _compared(found[REPTILE], values)
-            for method, values in found.items()
-        }
+        metrics[f"{shots}-shot"] = fields.paired(found, REPTILE)
     return {
         "row": ROW,
         "data": data,
@@ -299,21 +280,6 @@ def final(data: str, choice: Record, seed: int, study: Study, phis: Path) -> Rec
         "joint_seconds": trained,
         "seconds": time.perf_counter() - began,
         **records.circumstances(find_device("cpu")),
-    }
-
-
-def _compared(reptile: Tensor, values: Tensor) -> Record:
-    """Return an accuracy, and how far Reptile is ahead of it, task by task."""
-
-    def ci95(numbers: Tensor) -> float:
-        return 1.96 * numbers.std().item() / math.sqrt(len(numbers))
-
-    ahead = reptile - values
-    return {
-        "accuracy": values.mean().item(),
-        "ci95": ci95(values),
-        "reptile_ahead": ahead.mean().item(),
-        "reptile_ahead_ci95": ci95(ahead),
     }
 
 
@@ -333,11 +299,11 @@ def table(folder: Path = Path("results")) -> list[list[str]]:
             ]
             if not found:
                 continue
-            scores = {m: over_seeds([seed[m] for seed in found]) for m in METHODS}
-            best = max(METHODS[1:], key=lambda m: scores[m].mean)
-            leads = [100 * seed[best]["reptile_ahead"] for seed in found]
-            lead = f"{fmean(leads):+.1f} ({min(leads):+.1f} to {max(leads):+.1f})"
-            lines.append([data, str(shots), *map(str, scores.values()), lead])
+            means = {m: [seed[m]["mean"] for seed in found] for m in METHODS}
+            best = max(METHODS[1:], key=lambda m: fmean(means[m]))
+            scores = [fields.over_seeds(own, 100) for own in means.values()]
+            lead = fields.leads([seed[best]["ahead"] for seed in found], 100)
+            lines.append([data, str(shots), *scores, lead])
     return lines
 
 

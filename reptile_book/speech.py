@@ -564,10 +564,7 @@ def record(
 
 def main(arguments: list[str] | None = None) -> int:
     """Record all speakers; return 0, or 2 for a user's mistake."""
-    options = studies.parser("speech", __doc__).parse_args(arguments)
-    return studies.carried_out(
-        lambda: record(studies.seeds_of(options.seeds), options.results)
-    )
+    return studies.command("speech", __doc__, record, arguments)
 
 
 if __name__ == "__main__":

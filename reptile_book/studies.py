@@ -53,6 +53,24 @@ def carried_out(act: Callable[[], object]) -> int:
     return 0
 
 
+def command(
+    module: str,
+    doc: str | None,
+    record: Callable[[list[int], Path], object],
+    arguments: list[str] | None,
+) -> int:
+    """Do a study whose command has no more than --seeds and --results; return as above.
+
+    Args:
+        module: its name.
+        doc: its docstring, for --help.
+        record: record(seeds, folder) does it.
+        arguments: those of the command line; None: of this process.
+    """
+    options = parser(module, doc).parse_args(arguments)
+    return carried_out(lambda: record(seeds_of(options.seeds), options.results))
+
+
 def seeds_of(text: str) -> list[int]:
     """Return the seeds that a command was given.
 

@@ -542,10 +542,7 @@ def record(
 
 def main(arguments: list[str] | None = None) -> int:
     """Record the seeds; return 0, or 2 for a user's mistake."""
-    options = studies.parser("tabular", __doc__).parse_args(arguments)
-    return studies.carried_out(
-        lambda: record(studies.seeds_of(options.seeds), options.results)
-    )
+    return studies.command("tabular", __doc__, record, arguments)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ Nothing is overwritten.
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
 from statistics import fmean
@@ -47,7 +47,6 @@ from reptile_lib.learner import MetaLearner, Reptile
 from reptile_lib.models.text import encode_words, rarity, text_bag
 from reptile_lib.optimizers.formulas import sgd
 from reptile_lib.optimizers.schedules import linear
-from reptile_lib.params import ravel
 from reptile_lib.reading.texts import Texts
 from reptile_lib.rng import TEST, VALIDATE
 from reptile_lib.runs import run
@@ -65,7 +64,7 @@ METHODS = ZEROED, PAPER, RANDOM, TUNED, NEAREST, WORDS, BOTH, CENTROID, NEIGHBOU
 
 
 @dataclass(frozen=True)
-class Study:
+class Study(fields.Settings):
     """How the study is done."""
 
     ways: int = 5
@@ -90,13 +89,6 @@ class Study:
     joint_batch: int = 64
     widen: int = 3
     choice_seed: int = 100
-
-    def as_dict(self) -> Record:
-        """Return the settings by name, for JSON."""
-        return {
-            name: list(value) if isinstance(value, tuple) else value
-            for name, value in asdict(self).items()
-        }
 
 
 STUDY = Study()
@@ -281,12 +273,9 @@ def train_jointly(corpus: Corpus, rate: float, study: Study, seed: int) -> nn.Mo
     return net
 
 
-def with_new_head(learner: MetaLearner, net: nn.Module) -> MetaLearner:
+def joined(learner: MetaLearner, net: nn.Module) -> MetaLearner:
     """Let a learner start from a jointly trained network, with zeros for its head."""
-    size = learner.phi.numel()
-    own = ravel(net)[:size]
-    own = torch.cat([own, learner.phi.new_zeros(max(0, size - len(own)))])
-    return starting(learner, own, zeroed=True)
+    return starting(learner, fields.with_new_head(learner.model, net), zeroed=True)
 
 
 def choose(data: str, study: Study, say: Callable[[str], None] = print) -> Record:
@@ -342,7 +331,7 @@ def choose(data: str, study: Study, say: Callable[[str], None] = print) -> Recor
         ZEROED: {"zero": trained[ZEROED, chosen[ZEROED]["training"]["value"]]},
         PAPER: {"learnt": trained[PAPER, chosen[PAPER]["training"]["value"]]},
         RANDOM: {"drawn": plain(zeroed=False), "zero": plain(zeroed=True)},
-        TUNED: {"zero": with_new_head(plain(zeroed=True), joint[found["value"]])},
+        TUNED: {"zero": joined(plain(zeroed=True), joint[found["value"]])},
     }
     for name, heads in starts.items():
         for shots in study.shots:
@@ -408,7 +397,7 @@ def final(data: str, choice: Record, seed: int, study: Study) -> Record:
         ZEROED: reptile(ZEROED, True),
         PAPER: reptile(PAPER, False),
         RANDOM: plain(zeroed=False),
-        TUNED: with_new_head(plain(zeroed=True), net),
+        TUNED: joined(plain(zeroed=True), net),
     }
     untrained = learners[RANDOM].phi
     metrics = {}

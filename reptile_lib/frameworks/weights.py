@@ -29,24 +29,25 @@ def channels_last(weights: Mapping[str, NDArray[Any]]) -> Weights:
     >>> channels_last({"conv.weight": kernel})["conv.weight"].shape
     (5, 5, 3, 8)
     """
-    return _turned(weights, _to_last)
+    return _turned(weights, _to_last, 0)
 
 
 def channels_first(weights: Mapping[str, NDArray[Any]]) -> Weights:
     """Undo `channels_last`."""
-    return _turned(weights, _to_first)
+    return _turned(weights, _to_first, -1)
 
 
 def _turned(
     weights: Mapping[str, NDArray[Any]],
     turn: Callable[[NDArray[Any], int], NDArray[Any]],
+    axis: int,
 ) -> Weights:
     found, filters = {}, 0
     for name, value in weights.items():
         value = np.asarray(value)
         found[name] = np.ascontiguousarray(turn(value, filters))
-        if value.ndim == 4:  # the larger axis pair says which layout it is
-            filters = found[name].shape[-1] if turn is _to_last else value.shape[-1]
+        if value.ndim == 4:
+            filters = value.shape[axis]
         elif value.ndim == 2:
             filters = 0  # only the first dense layer behind a convolution
     return found

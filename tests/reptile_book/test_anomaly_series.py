@@ -57,19 +57,6 @@ def test_the_rule_counts_deviations_of_the_past() -> None:
     assert anomaly_series.rolling(x, y).tolist() == [3.0]
 
 
-def test_auc_is_that_of_all_pairs() -> None:
-    g = torch.Generator().manual_seed(0)
-    scores = torch.randint(5, (40,), generator=g).float()
-    marked = torch.rand(40, generator=g) > 0.7
-    pairs = [
-        (a > b) + (a == b) / 2
-        for a in scores[marked].tolist()
-        for b in scores[~marked].tolist()
-    ]
-    expected = sum(pairs) / len(pairs)
-    assert anomaly_series.auc(scores, marked) == pytest.approx(expected)
-
-
 def test_windows_are_hit_by_as_many_rows_as_there_are_windows() -> None:
     series = waves("a", 0.0)._replace(windows=((50, 60), (115, 130), (150, 152)))
     rows = anomaly_series.rows_of(series, TINY)

@@ -102,7 +102,7 @@ def test_heads_start_at_zero_and_stay_there(bench: Bench) -> None:
 def test_a_jointly_trained_network_lends_all_but_its_head(bench: Bench) -> None:
     net = text_starts.train_jointly(bench.corpus, 3e-3, TINY, 0)
     learner = text_starts.learner_of(bench.corpus, TINY, 1, zeroed=False)
-    text_starts.with_new_head(learner, net)
+    text_starts.joined(learner, net)
     table = net.get_parameter("table.weight")
     assert torch.equal(learner.phi[: table.numel()], table.detach().flatten())
     assert torch.equal(learner.phi[-5 * 65 :], torch.zeros(5 * 65))
