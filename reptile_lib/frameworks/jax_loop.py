@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
+from math import log
 from typing import Any
 
 import jax
@@ -24,7 +25,7 @@ def adam(lr: float, beta2: float = 0.999, eps: float = 1e-8) -> Inner:
     def step(theta: Parameters, g: Parameters, state: Any) -> tuple[Parameters, Any]:
         count = state["step"] + 1
         v = jax.tree.map(lambda v, d: beta2 * v + (1 - beta2) * d**2, state["v"], g)
-        size = 1 - beta2**count
+        size = -jnp.expm1(count * log(beta2))  # 1 − β₂ᵗ; the difference loses digits
 
         def move(p: Array, d: Array, v: Array) -> Array:
             return p - lr * d / (jnp.sqrt(v / size) + eps)

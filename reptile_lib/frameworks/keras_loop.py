@@ -1,6 +1,7 @@
 """Reptile's meta-step in Keras 3 on TensorFlow: ``tf.function``, a loop over tasks."""
 
 from collections.abc import Callable
+from math import log
 from typing import Any
 
 import keras
@@ -29,7 +30,10 @@ def adam(lr: float, beta2: float = 0.999, eps: float = 1e-8) -> Inner:
         count, old = state
         count += 1
         v = [beta2 * a + (1 - beta2) * d**2 for a, d in zip(old, g, strict=True)]
-        size, each = 1 - beta2**count, zip(theta, g, v, strict=True)
+        size = -tf.math.expm1(
+            count * log(beta2)
+        )  # 1 − β₂ᵗ; the difference loses digits
+        each = zip(theta, g, v, strict=True)
         return [p - lr * d / (tf.sqrt(a / size) + eps) for p, d, a in each], (count, v)
 
     return step

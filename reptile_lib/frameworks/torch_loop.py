@@ -1,6 +1,7 @@
 """Reptile's meta-step in PyTorch alone: ``torch.func.grad`` and ``vmap``."""
 
 from collections.abc import Callable
+from math import log
 from typing import Any
 
 import torch
@@ -24,7 +25,7 @@ def adam(lr: float, beta2: float = 0.999, eps: float = 1e-8) -> Inner:
     def step(theta: Parameters, g: Parameters, state: Any) -> tuple[Parameters, Any]:
         count = state["step"] + 1
         v = {n: beta2 * state["v"][n] + (1 - beta2) * g[n] ** 2 for n in g}
-        size = 1 - beta2**count
+        size = -torch.expm1(count * log(beta2))  # 1 − β₂ᵗ; the difference loses digits
         moved = {n: theta[n] - lr * g[n] / ((v[n] / size).sqrt() + eps) for n in g}
         return moved, {"step": count, "v": v}
 
