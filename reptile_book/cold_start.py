@@ -34,6 +34,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from sklearn.metrics import ndcg_score
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -207,18 +208,12 @@ def ndcg(answers: Tensor, them: Users, first: int = 10) -> Tensor:
     Järvelin & Kekäläinen 2002, with gains 2^stars − 1; where answers are equal, the
     mean over their orders (McSherry & Najork 2008).
     """
-    discounts = 1 / torch.arange(2, first + 2, dtype=torch.float64).log2()
-    found = []
-    for guess, stars, there in zip(answers, them.asked_stars, them.asked, strict=True):
-        gains = 2 ** stars[there].double() - 1
-        _, tied = torch.unique(guess[there], return_inverse=True)  # in rising order
-        sums = torch.zeros(int(tied.max()) + 1, dtype=torch.float64)
-        expected = (sums.index_add(0, tied, gains) / tied.bincount())[tied]
-        order = tied.argsort(descending=True, stable=True)[:first]
-        best = gains.sort(descending=True).values[:first]
-        weights = discounts[: len(order)]
-        found.append((expected[order] @ weights) / (best @ weights))
-    return torch.stack(found)
+    users = zip(answers, them.asked_stars, them.asked, strict=True)
+    found = [
+        ndcg_score(2 ** stars[None, there] - 1, guess[None, there].detach(), k=first)
+        for guess, stars, there in users
+    ]
+    return torch.tensor(found, dtype=torch.float64)
 
 
 # ---- simple baselines ----------------------------------------------------------------
