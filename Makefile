@@ -26,7 +26,7 @@ $(VENV)/book.stamp: requirements-book.txt constraints.txt | $(BIN)/python
 	@touch $@
 
 $(VENV)/full.stamp: requirements-dev.txt requirements.txt requirements-book.txt \
-                    constraints.txt pyproject.toml | $(BIN)/python
+                    requirements-frameworks.txt constraints.txt pyproject.toml | $(BIN)/python
 	$(INSTALL) -r requirements-dev.txt
 	@touch $@ $(VENV)/book.stamp
 
@@ -54,10 +54,8 @@ results: $(VENV)/full.stamp  ## run a row of the tables again: make results ROW=
 	$(BIN)/python -m reptile_book reproduce $(ROW) --seeds $(or $(SEEDS),0) \
 	  --budget $(or $(BUDGET),full)
 
-# JAX is one of those timed; where it cannot be installed, its column stays empty.
 .PHONY: bench
-bench: $(VENV)/full.stamp requirements-bench.txt  ## measure speed and memory: about 15 minutes
-	-$(INSTALL) -r requirements-bench.txt
+bench: $(VENV)/full.stamp  ## measure speed and memory: about 15 minutes
 	$(BIN)/python -u -m benchmarks
 
 # On a machine with a GPU and perhaps nothing else: with what is there, in .venv or, where

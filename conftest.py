@@ -6,7 +6,8 @@ the numbers and tolerances in them are a CPU's. The one test that asks a GPU sta
 
 A notebook names the data sets it needs in its metadata, {"reptile": {"data": [...]}};
 a test names them with the marker `needs_data`. Where a set is not at hand they are
-skipped, and the reason says how to get it. With REPTILE_REQUIRE_DATA=1 (continuous
+skipped, and the reason says how to get it. In the same place a notebook names packages
+that need not be installed, {"packages": ["jax"]}. With REPTILE_REQUIRE_DATA=1 (continuous
 integration) every skip whose reason names REPTILE_DATA is a failure.
 """
 
@@ -14,6 +15,7 @@ import json
 import os
 from collections.abc import Generator
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -42,19 +44,23 @@ def has_data(name: str) -> bool:
 
 
 @cache
-def data_of_notebook(path: Path) -> tuple[str, ...]:
+def needs_of_notebook(path: Path, kind: str) -> tuple[str, ...]:
     metadata = json.loads(path.read_text(encoding="utf-8"))["metadata"]
-    return tuple(metadata.get("reptile", {}).get("data", ()))
+    return tuple(metadata.get("reptile", {}).get(kind, ()))
 
 
 def data_of(item: pytest.Item) -> tuple[str, ...]:
     if item.path.suffix == ".ipynb":
-        return data_of_notebook(item.path)
+        return needs_of_notebook(item.path, "data")
     return tuple(n for mark in item.iter_markers("needs_data") for n in mark.args)
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.path.suffix == ".ipynb":
+        for name in needs_of_notebook(item.path, "packages"):
+            if find_spec(name) is None:
+                pytest.skip(f"{name} is not installed: requirements-frameworks.txt")
     missing = [name for name in data_of(item) if not has_data(name)]
     if missing:
         pytest.skip(
