@@ -6,9 +6,9 @@ the numbers and tolerances in them are a CPU's. The one test that asks a GPU sta
 
 A notebook names the data sets it needs in its metadata, {"reptile": {"data": [...]}};
 a test names them with the marker `needs_data`. Where a set is not at hand they are
-skipped, and the reason says how to get it. In the same place a notebook names packages
-that need not be installed, {"packages": ["jax"]}. With REPTILE_REQUIRE_DATA=1 (continuous
-integration) every skip whose reason names REPTILE_DATA is a failure.
+skipped, and the reason says how to get it. With REPTILE_REQUIRE_DATA=1 (continuous
+integration) every skip whose reason names REPTILE_DATA is a failure. In the same place
+a notebook names the packages that need not be installed, {"packages": ["jax"]}.
 """
 
 import json

@@ -20,7 +20,7 @@ from reptile_lib import Episodes
 from reptile_lib.fit.graphs import WARM_UP
 from reptile_lib.params import layout, ravel
 
-NO_JAX = "JAX is left out: pip install -r requirements-frameworks.txt -c constraints.txt"
+NO_JAX = "JAX is left out: it is in requirements-frameworks.txt"
 
 
 def drawn(cell: Cell, device: torch.device) -> list[Episodes]:
