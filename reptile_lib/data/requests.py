@@ -19,8 +19,8 @@ FILE = Path(__file__).with_name("requests.txt")
 def load() -> Parts[Texts]:
     """Return the requests: 20 sentences of each kind, names "travel/taxi".
 
-    They are made from four patterns per kind (`reptile_book.make_requests`), so they
-    are easier to tell apart than what people really say.
+    They are made from four patterns per kind (`reptile_book.make_requests`); sentences
+    of two patterns share few words.
     """
     parts: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
     for line in FILE.read_text("utf-8").splitlines():

@@ -24,8 +24,8 @@ def encode_words(
     """Return the hashed words of each text, and then their runs of 3 to 5 characters.
 
     Case does not count; a punctuation mark is a word; words are hashed by CRC-32, the
-    same on every machine. Runs are cut from ``<word>``, as Bojanowski et al. 2017 do.
-    What exceeds `length` is left out, at the end.
+    same on every machine. Runs are cut from ``<word>`` as Bojanowski et al. 2017 do,
+    who take 3 to 6 characters. What exceeds `length` is left out, at the end.
 
     >>> encode_words(["Book a table", "book"], length=4, buckets=100)
     tensor([[51, 46, 42, 14],
