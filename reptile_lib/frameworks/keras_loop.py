@@ -1,6 +1,7 @@
 """Reptile's meta-step in Keras 3 on TensorFlow: ``tf.function``, a loop over tasks."""
 
 from collections.abc import Callable
+from functools import partial
 from math import log
 from typing import Any
 
@@ -30,9 +31,7 @@ def adam(lr: float, beta2: float = 0.999, eps: float = 1e-8) -> Inner:
         count, old = state
         count += 1
         v = [beta2 * a + (1 - beta2) * d**2 for a, d in zip(old, g, strict=True)]
-        size = -tf.math.expm1(
-            count * log(beta2)
-        )  # 1 − β₂ᵗ; the difference loses digits
+        size = -tf.math.expm1(count * log(beta2))  # 1 − β₂ᵗ, with all its digits
         each = zip(theta, g, v, strict=True)
         return [p - lr * d / (tf.sqrt(a / size) + eps) for p, d, a in each], (count, v)
 
@@ -67,13 +66,11 @@ def meta_step(model: keras.Model, loss: Callable[..., Any], inner: Inner) -> Any
     @tf.function
     def step(phi: Parameters, state: Any, tasks: Any, epsilon: Any) -> Any:
         like = tf.nest.map_structure(tf.TensorSpec.from_tensor, (phi, state))
-        k = tf.TensorSpec(tasks[2].shape[1], phi[0].dtype)
-        found = tf.map_fn(
-            lambda task: adapt(phi, state, task), tasks, fn_output_signature=(*like, k)
-        )
-        theta, state, loss = tf.nest.map_structure(
-            lambda t: tf.reduce_mean(t, 0), found
-        )
+        losses = tf.TensorSpec(tasks[2].shape[1], phi[0].dtype)  # [k]
+        each = partial(adapt, phi, state)
+        found = tf.map_fn(each, tasks, fn_output_signature=(*like, losses))
+        mean = partial(tf.reduce_mean, axis=0)
+        theta, state, loss = tf.nest.map_structure(mean, found)
         phi = [p + epsilon * (q - p) for p, q in zip(phi, theta, strict=True)]
         return phi, state, tf.reduce_mean(loss)
 
