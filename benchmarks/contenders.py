@@ -17,7 +17,7 @@ from benchmarks import plain_calls, textbook
 from benchmarks.problems import EPSILON, SINE_LR, Cell, episodes, learner, problem
 from benchmarks.timing import synchronize
 from reptile_lib import Episodes
-from reptile_lib.fit.graphs import WARM_UP
+from reptile_lib.fit.graphs import IN_A_ROW
 from reptile_lib.params import layout, ravel
 
 NO_JAX = "JAX is left out: it is in requirements-frameworks.txt"
@@ -47,27 +47,30 @@ class Library:
         self.skipped = 0
         if device.type == "cuda":
             drawn_at_once = max(1, self.learner.at_once // cell.meta_batch)
-            self.skipped = drawn_at_once * -(-(WARM_UP + 1) // drawn_at_once)
+            # in which all graphs are met: rows, and single meta-steps with a state
+            rounds = max(2, -(-(IN_A_ROW + 2) // drawn_at_once))
+            self.skipped = drawn_at_once * rounds
 
     def __call__(self, meta_steps: int) -> float:
         """Do the next meta-steps of the run."""
         self.learner.history.clear()
-        if not self.skipped:
-            self.begin()
-        calls, began = 0, time.perf_counter()
+        total = self.learner.state.meta_step + self.skipped + meta_steps
+        waiting, began = True, 0.0
 
-        def epsilon(done: float) -> float:  # `fit` calls it at the end of a meta-step
-            nonlocal calls, began
-            calls += 1
-            if calls == self.skipped:
+        def epsilon(done: float) -> float:  # `fit` asks for it before a meta-step
+            nonlocal waiting, began
+            if waiting and round(done * total) >= total - meta_steps:
+                waiting = False
                 synchronize(self.device)
                 self.begin()
                 began = time.perf_counter()
             return EPSILON
 
+        if not self.skipped:
+            epsilon(1.0)
         self.learner.fit(
             self.tasks,
-            meta_steps=self.learner.state.meta_step + self.skipped + meta_steps,
+            meta_steps=total,
             meta_batch=self.cell.meta_batch,
             epsilon=epsilon,
         )

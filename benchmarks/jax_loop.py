@@ -12,6 +12,7 @@ from functools import partial
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 
 import jax
+import numpy as np
 import torch
 from jax import Array, lax
 from jax import numpy as jnp
@@ -47,7 +48,7 @@ def enter(phi: torch.Tensor, where: Layout) -> Parameters:
 
 def leave(phi: Parameters, where: Layout) -> torch.Tensor:
     """Undo `enter`."""
-    found = channels_first({name: phi[name] for name in where.names})
+    found = channels_first({name: np.asarray(phi[name]) for name in where.names})
     return torch.cat([torch.from_numpy(value).flatten() for value in found.values()])
 
 

@@ -231,7 +231,8 @@ def with_jax(cell: Cell) -> tuple[Weights, NDArray[Any]]:
     theta, *_ = adapt_all(phi, state, x, y, order)
     answers = answer_all(theta, query.x)
     # jit sorts a dict by name
-    return channels_first({n: phi[n] for n in start}), np.asarray(answers)
+    found = {n: np.asarray(phi[n]) for n in start}
+    return channels_first(found), np.asarray(answers)
 
 
 @cache

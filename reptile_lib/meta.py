@@ -15,6 +15,7 @@ and tasks are the first axis; φ may be [P], or [runs, P] for several runs side 
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple, Protocol, TypeVar
 
 import torch
@@ -165,17 +166,18 @@ class Training:
         """Raise UserError for a seed out of range, before anything is done."""
         draws(self.seed, TRAIN, range(0), range(0), torch.device("cpu"))
 
-    def drawn(self, steps: range, now: MetaState) -> Iterator[Iterator[Episodes]]:
+    def sample(self, phi: Tensor, steps: range, some: range) -> Episodes:
+        """Draw tasks `some` of each of these meta-steps, for a φ, with minibatches."""
+        who = draws(self.seed, TRAIN, steps, some, phi.device)
+        found = self.tasks.sample(who).for_model(phi)
+        if found.order.numel():
+            return found
+        return minibatches(found, who, self.inner_steps, self.inner_batch)
+
+    def drawn(self, steps: range, phi: Tensor) -> Iterator[Iterator[Episodes]]:
         """Yield for each meta-step this process's tasks, in parts."""
-
-        def sample(steps: range, some: range) -> Episodes:
-            who = draws(self.seed, TRAIN, steps, some, now.phi.device)
-            found = self.tasks.sample(who).for_model(now.phi)
-            if found.order.numel():
-                return found
-            return minibatches(found, who, self.inner_steps, self.inner_batch)
-
-        return in_parts(sample, steps, self.team.share(self), self.at_once)
+        sample, mine = partial(self.sample, phi), self.team.share(self)
+        return in_parts(sample, steps, mine, self.at_once)
 
 
 class Team(Protocol):
@@ -278,10 +280,10 @@ def meta_steps(
     With `meta_batch` = 1 and the rule `reptile` this is algorithm 1 of Nichol
     et al. 2018 (serial), with more tasks per meta-step its equation 5 (batched).
     """
-    for step, tasks in zip(steps, run.drawn(steps, now), strict=True):
+    for step, tasks in zip(steps, run.drawn(steps, now.phi), strict=True):
+        epsilon = run.epsilon(step / run.meta_steps)
         state = now.inner_state if run.moments == "carry" else None
         target = run.team.target(run, now.phi, state, tasks)
-        epsilon = run.epsilon(step / run.meta_steps)
         phi, outer = outer_step(
             now.phi, target.phi, epsilon, run.outer, now.outer_state
         )

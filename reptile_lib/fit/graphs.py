@@ -1,57 +1,133 @@
 """Meta-steps recorded once and replayed: CUDA graphs.
 
 A meta-step is hundreds of small kernels, which a GPU runs faster than Python can ask
-for them. A graph asks once for all. It works at fixed addresses, so inputs are copied
-into buffers before, and outputs out of them after.
+for them. A graph asks once for all, also for several meta-steps in a row. It works at
+fixed addresses: inputs are copied into buffers before, and outputs out of them after.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from reptile_lib.inner import State
-from reptile_lib.inner_loop import InnerLoop
-from reptile_lib.meta import Rule, Target
+from reptile_lib.meta import MetaState, Training, meta_steps, outer_step
 from reptile_lib.tasks import Episodes
 
 WARM_UP = 3  # calls before recording: libraries set themselves up in the first ones
+IN_A_ROW = 10  # meta-steps of a graph: its copies in and out are then a small part
+
+Advance = Callable[[MetaState, range], Iterator[tuple[MetaState, Tensor]]]
+"""advance(now, steps) yields where one or several of these meta-steps lead, and what
+was watched of each, [some, 2]."""
 
 
-def captured(rule: Rule) -> Rule:
-    """Return `rule` as graphs, one for each set of shapes it is called with.
+def one_by_one(run: Training) -> Advance:
+    """Return `meta_steps`."""
+    return lambda now, steps: (
+        (reached, target.watched()[None])
+        for reached, target in meta_steps(run, now, steps)
+    )
 
-    U must be the same in every call, and not ask the device for a value: a graph holds
-    what the first calls did. A CPU has no graphs; there, each call runs the rule on the
-    buffers, to the same result.
+
+def in_a_row(run: Training, most: int = IN_A_ROW) -> Advance:
+    """Return the meta-steps of one process as graphs of `most` of them, and of one.
+
+    Those of one are for the first, which starts without a state, and for the rest of
+    `steps`, of which all tasks are held at a time.
     """
-    known: dict[object, tuple[list[Tensor], Callable[[], Target]]] = {}
+    replayed = captured(partial(a_row, run))
 
-    def replayed(
-        U: InnerLoop, phi: Tensor, tasks: Episodes, state: State | None
-    ) -> Target:
-        # to pytree, None would be one more input
-        given, spec = pytree.tree_flatten((phi, tasks, state or {}))
-        key = (*(state or {}), *(x.shape for x in given))
+    def advance(now: MetaState, steps: range) -> Iterator[tuple[MetaState, Tensor]]:
+        n, done = run.meta_batch, 0
+        tasks = run.sample(now.phi, steps, range(n))
+        shares = (run.epsilon(step / run.meta_steps) for step in steps)
+        given = [torch.as_tensor(epsilon).to(now.phi) for epsilon in shares]
+        wide = torch.broadcast_tensors(*given)  # type: ignore[no-untyped-call]
+        epsilons = torch.stack(wide)
+        while done < len(steps):
+            left = len(steps) - done
+            count = most if now.inner_state is not None and left >= most else 1
+            rows = slice(n * done, n * (done + count))
+            phi, inner, outer, watched = replayed(
+                now.phi,
+                now.inner_state if run.moments == "carry" else None,
+                now.outer_state,
+                tasks.map(lambda t, rows=rows: t[rows]),  # type: ignore[misc]
+                epsilons[done : done + count],
+            )
+            done += count
+            now = MetaState(phi, inner, outer, now.meta_step + count)
+            yield now, watched
+
+    return advance
+
+
+def a_row(
+    run: Training,
+    phi: Tensor,
+    state: State | None,
+    outer: State | None,
+    tasks: Episodes,
+    epsilons: Tensor,
+) -> tuple[Tensor, State | None, State | None, Tensor]:
+    """Do as `meta_steps`, from tensors to tensors, which is what a graph can hold.
+
+    Args:
+        run: what the meta-steps have in common; one process does them.
+        phi: [P].
+        state: of the inner optimiser, or None.
+        outer: state of the outer optimiser, or None.
+        tasks: [m n, ...], n a meta-step.
+        epsilons: [m] or [m, P].
+
+    Returns:
+        φ, both states, and what was watched of each meta-step [m, 2].
+    """
+    n, watched, found = run.meta_batch, [], state
+    for i, epsilon in enumerate(epsilons.unbind()):
+        mine = tasks.map(lambda t, i=i: t[n * i : n * (i + 1)])  # type: ignore[misc]
+        target = run.rule(run.U, phi, mine, state)
+        phi, outer = outer_step(phi, target.phi, epsilon, run.outer, outer)
+        found, state = target.state, target.state if run.moments == "carry" else None
+        watched.append(target.watched())
+    return phi, found, outer, torch.stack(watched)
+
+
+def captured(act: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a function of tensors as graphs, one for each set of shapes.
+
+    It must not ask the device for a value: a graph holds what the first calls did. A
+    CPU has no graphs; there, each call runs the function on the buffers, to the same
+    result.
+
+    Args:
+        act: of tensors, or of what holds tensors, to the like.
+    """
+    known: dict[object, tuple[list[Any], Callable[[], Any]]] = {}
+
+    def replayed(*arguments: Any) -> Any:
+        given, spec = pytree.tree_flatten(arguments)
+        key = (str(spec), *(x.shape if isinstance(x, Tensor) else x for x in given))
         if key not in known:
-            buffers = [x.clone() for x in given]
-            phi, tasks, state = pytree.tree_unflatten(buffers, spec)
-            act = partial(rule, U, phi, tasks, state or None)
-            known[key] = buffers, _recorded(act, phi)
+            buffers = pytree.tree_map_only(Tensor, Tensor.clone, given)
+            inside = partial(act, *pytree.tree_unflatten(buffers, spec))
+            known[key] = buffers, _recorded(inside, arguments[0].device)
         buffers, run = known[key]
         for buffer, x in zip(buffers, given, strict=True):
-            buffer.copy_(x)
-        target: Target = pytree.tree_map_only(Tensor, Tensor.clone, run())
-        return target
+            if isinstance(x, Tensor):
+                buffer.copy_(x)
+        return pytree.tree_map_only(Tensor, Tensor.clone, run())
 
     return replayed
 
 
-def _recorded(act: Callable[[], Target], like: Tensor) -> Callable[[], Target]:
-    """Return `act` as a graph, where the device of `like` has graphs."""
-    if like.device.type != "cuda":
+def _recorded(act: Callable[[], Any], device: torch.device) -> Callable[[], Any]:
+    """Return `act` as a graph, where the device has graphs."""
+    if device.type != "cuda":
         return act
     side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
     side.wait_stream(torch.cuda.current_stream())
@@ -61,10 +137,10 @@ def _recorded(act: Callable[[], Target], like: Tensor) -> Callable[[], Target]:
     torch.cuda.current_stream().wait_stream(side)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph, capture_error_mode="thread_local"):
-        target = act()  # recording itself computes nothing
+        result = act()  # recording itself computes nothing
 
-    def replay() -> Target:
+    def replay() -> Any:
         graph.replay()
-        return target
+        return result
 
     return replay

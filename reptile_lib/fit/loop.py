@@ -17,7 +17,8 @@ from reptile_lib import params
 from reptile_lib.device import out_of_memory
 from reptile_lib.errors import UserError
 from reptile_lib.fit.checks import Learner
-from reptile_lib.meta import MetaState, Training, meta_steps
+from reptile_lib.fit.prepare import advance_of
+from reptile_lib.meta import MetaState, Training
 from reptile_lib.parallel.signals import uninterrupted
 from reptile_lib.storage import checkpoint
 
@@ -38,6 +39,9 @@ class Loop:
     watched: list[list[float]] = field(default_factory=list)
     """Loss and number of inner steps of each meta-step since the last row."""
     began: float = field(default_factory=time.perf_counter)
+
+    def __post_init__(self) -> None:
+        self.advance = advance_of(self.learner, self.run)
 
     def go(self, progress: bool) -> None:
         """Take meta-steps until all are done."""
@@ -88,19 +92,19 @@ class Loop:
 
         now, watched = turned(before, kernel.pack), []
         try:
-            for reached, target in meta_steps(self.run, now, steps):
+            for reached, seen in self.advance(now, steps):
                 now = reached
-                watched.append(target.watched())
+                watched.append(seen)
         except KeyboardInterrupt:  # the history has what was done, as φ has
-            if watched:
-                self.note(steps[: len(watched)], torch.stack(watched).tolist())
+            done: list[list[float]] = torch.cat(watched).tolist() if watched else []
+            self.note(steps[: len(done)], done)
             raise
         finally:
             learner.state = turned(now, kernel.unpack)
-        values: list[list[float]] = torch.stack(watched).tolist()
-        seen = [("loss", step, v[0]) for step, v in zip(steps, values, strict=True)]
-        seen.append(("sum of phi", steps[-1], learner.state.phi.sum().item()))
-        for what, step, value in seen:
+        values: list[list[float]] = torch.cat(watched).tolist()
+        sums = [("loss", step, v[0]) for step, v in zip(steps, values, strict=True)]
+        sums.append(("sum of phi", steps[-1], learner.state.phi.sum().item()))
+        for what, step, value in sums:
             if not math.isfinite(value):
                 learner.state = before
                 raise UserError(

@@ -1,12 +1,13 @@
 """What a `fit` hands to the meta-steps, in the kernel's order."""
 
 from dataclasses import replace
+from functools import partial
 
 from torch import Tensor
 
 from reptile_lib.fast.choose import Engine, fastest
 from reptile_lib.fit.checks import Learner
-from reptile_lib.fit.graphs import captured
+from reptile_lib.fit.graphs import Advance, captured, in_a_row, one_by_one
 from reptile_lib.inner_loop import InnerLoop
 from reptile_lib.kernel import in_kernel_order
 from reptile_lib.meta import Alone, Schedule, Training
@@ -31,15 +32,13 @@ def training(
             return kernel.pack(now)
         return now
 
-    on_gpu = phi.device.type != "cpu"
-    replayed = learner.recorded and learner.engine == "stacked" and on_gpu
     inner, lr = learner.inner, learner.inner.lr
-    if replayed and isinstance(lr, Tensor) and lr.device != phi.device:
+    if isinstance(lr, Tensor) and lr.device != phi.device:
         # A graph cannot fetch rates from the CPU's memory.
         inner = with_rates(inner, lr.to(phi))
     return Training(
         InnerLoop(kernel, inner),
-        captured(learner.rule) if replayed else learner.rule,
+        learner.rule,
         tasks,
         learner.team,
         inner_steps=learner.inner_steps,
@@ -55,10 +54,21 @@ def training(
     )
 
 
+def advance_of(learner: Learner, run: Training) -> Advance:
+    """Return how the meta-steps of a run are done: recorded where that is possible."""
+    on_gpu = learner.state.phi.device.type != "cpu"
+    if not (on_gpu and learner.recorded and learner.engine == "stacked"):
+        return one_by_one(run)
+    if run.team.size == 1 and run.meta_batch <= run.at_once:
+        return in_a_row(run)
+    replayed = captured(partial(run.rule, run.U))  # what several processes do alone
+    return one_by_one(replace(run, rule=lambda _, *given: replayed(*given)))
+
+
 def fastest_engine(learner: Learner, run: Training) -> Engine:
     """Try the first tasks of a run, a few inner steps, on each engine."""
     first = replace(run, inner_steps=min(2, run.inner_steps), team=Alone())
-    (parts,) = first.drawn(range(1), learner.state)
+    (parts,) = first.drawn(range(1), learner.state.phi)
     on_cpu = learner.state.phi.device.type == "cpu"
     engines: tuple[Engine, ...] = ("stacked", "threads" if on_cpu else "serial")
     kernels = {engine: learner.make_kernel(engine) for engine in engines}

@@ -1,14 +1,19 @@
 """Meta-steps on fixed buffers: the same result as without, whatever the shapes.
 
+On a CPU the buffers are those of the graphs, and what a graph would replay is computed.
 Whether graphs find the same φ on a GPU is among the checks of `benchmarks.gpu`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 from torch.nn import functional as F
+from torch.utils._pytree import tree_map
 
 from reptile_lib import (
     FOMAML,
@@ -21,10 +26,14 @@ from reptile_lib import (
     linear,
     mlp,
 )
-from reptile_lib.fit.graphs import captured
-from reptile_lib.fit.side_by_side import fit_side_by_side
+from reptile_lib.fit.graphs import Advance, captured, in_a_row, one_by_one
+from reptile_lib.fit.prepare import training
 from reptile_lib.inner import Moments
-from reptile_lib.meta import reptile
+from reptile_lib.meta import MetaState, Training, reptile
+from reptile_lib.optimizers.formulas import momentum
+from reptile_lib.rng import Draws
+from reptile_lib.tasks import Episodes, minibatches
+from tests import textbook
 
 METHODS: dict[str, Callable[..., MetaLearner]] = {
     "Reptile": Reptile,
@@ -32,48 +41,131 @@ METHODS: dict[str, Callable[..., MetaLearner]] = {
     "MAML": MAML,
     "Joint": Joint,
 }
+STEPS = 23
 
 
-def fitted(
-    method: str, moments: Moments, replayed: bool = False, **settings: Any
-) -> MetaLearner:
-    given = {"criterion": F.mse_loss, "device": "cpu", "moments": moments} | settings
+def run_of(method: str, **settings: Any) -> tuple[MetaState, Training]:
+    """Return the start and the settings of a run."""
+    given = {"criterion": F.mse_loss, "device": "cpu", **settings}
     learner = METHODS[method](mlp(1, 8, 1), adam(0.01), 3, 4, **given)
-    if replayed:  # on a CPU without a graph, but on the graph's buffers
-        learner.rule = captured(learner.rule)
-    learner.fit(Sine(7, 11), meta_steps=7, meta_batch=5, epsilon=linear(0.1, 0))
-    return learner
+    schedule = linear(0.1, 0)
+    run = training(learner, Sine(7, 11), STEPS, 5, schedule, 0)
+    phi = run.U.kernel.pack(learner.phi)
+    return learner.state._replace(phi=phi), run
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("at_once", [256, 3])  # 3: parts of 3 and of 2 tasks
+def gone(
+    advance: Advance, now: MetaState, chunks: Sequence[range]
+) -> tuple[MetaState, Tensor]:
+    """Return where the meta-steps of these chunks lead, and all that was watched."""
+    watched = []
+    for chunk in chunks:
+        for reached, seen in advance(now, chunk):
+            now = reached
+            watched.append(seen)
+    return now, torch.cat(watched)
+
+
+def same(one: MetaState, other: MetaState) -> bool:
+    tensors = ([s.phi, *(s.inner_state or {}).values()] for s in (one, other))
+    outer = ([*(s.outer_state or {}).values()] for s in (one, other))
+    pairs = [*zip(*tensors, strict=True), *zip(*outer, strict=True)]
+    return one.meta_step == other.meta_step and all(torch.equal(*p) for p in pairs)
+
+
+@pytest.mark.parametrize("outer", [None, momentum(0.5)], ids=["plain", "momentum"])
 @pytest.mark.parametrize("moments", ["carry", "reset"])
 @pytest.mark.parametrize("method", METHODS)
-def test_replayed_steps_are_the_plain_ones(
-    method: str, moments: Moments, at_once: int
+def test_steps_in_a_row_are_the_plain_ones(
+    method: str, moments: Moments, outer: Any
 ) -> None:
-    plain, replayed = (
-        fitted(method, moments, way, at_once=at_once) for way in (False, True)
-    )
-    assert torch.equal(plain.phi, replayed.phi)
-    assert plain.history[-1]["loss"] == replayed.history[-1]["loss"]
-    for name, value in (plain.inner_state or {}).items():
-        assert torch.equal(value, (replayed.inner_state or {})[name])
+    """Also where they do not go into rows, and after a halt in the middle."""
+    start, run = run_of(method, moments=moments, outer=outer)
+    plain, losses = gone(one_by_one(run), start, [range(STEPS)])
+    for most, halts in ((5, [0, STEPS]), (5, [0, 8, 9, STEPS]), (50, [0, STEPS])):
+        chunks = [range(a, b) for a, b in pairwise(halts)]
+        row, watched = gone(in_a_row(run, most), start, chunks)
+        assert same(row, plain)
+        torch.testing.assert_close(watched, losses, rtol=0, atol=0, equal_nan=True)
 
 
-def test_replayed_runs_side_by_side_are_the_plain_ones() -> None:
-    plain, replayed = (
-        [
-            MetaLearner(
-                mlp(1, 8, 1), adam(lr), 3, 4, rule, criterion=F.mse_loss, device="cpu"
-            )
-            for lr in (0.01, 0.02)
-        ]
-        for rule in (reptile, captured(reptile))
+def test_a_row_goes_on_where_another_run_stood() -> None:
+    start, run = run_of("Reptile", outer=adam(0.02))
+    whole, _ = gone(in_a_row(run, 4), start, [range(STEPS)])
+    half, _ = gone(in_a_row(run, 4), start, [range(10)])
+    later, _ = gone(in_a_row(run, 4), half, [range(10, STEPS)])
+    assert same(later, whole)
+
+
+def test_a_row_asks_for_as_many_steps_as_it_can() -> None:
+    """One that starts without a state, rows of four, and the rest one by one."""
+    start, run = run_of("Reptile")
+    counts = [len(seen) for _, seen in in_a_row(run, 4)(start, range(STEPS))]
+    assert counts == [1, 4, 4, 4, 4, 4, 1, 1]
+
+
+def test_epsilon_may_be_a_tensor_in_some_steps() -> None:
+    start, run = run_of("Reptile")
+    body = torch.arange(len(start.phi)) % 2
+
+    def epsilon(done: float) -> float | Tensor:
+        return 0.5 * body if done > 0.4 else 0.1
+
+    run = replace(run, epsilon=epsilon)
+    plain, _ = gone(one_by_one(run), start, [range(STEPS)])
+    row, _ = gone(in_a_row(run, 4), start, [range(STEPS)])
+    torch.testing.assert_close(row.phi, plain.phi, rtol=0, atol=1e-7)
+
+
+def test_a_row_in_float64_is_the_textbooks(float64: None) -> None:
+    """The loop of the tests, task by task and weight by weight, finds the same φ."""
+    start, run = run_of("Reptile", moments="reset")
+    row, _ = gone(in_a_row(run, 4), start, [range(STEPS)])
+    model = mlp(1, 8, 1)
+    phi = textbook.vector(model)
+    for step in range(STEPS):
+        tasks = run.sample(start.phi, range(step, step + 1), range(5))
+        ends = []
+        for x, y, order in zip(*tasks.support, tasks.order, strict=True):
+            net = textbook.model_at(model, phi)
+            steps = torch.optim.Adam(net.parameters(), lr=0.01, betas=(0.0, 0.999))
+            textbook.descend(net, steps, F.mse_loss, x, y, order)
+            ends.append(textbook.vector(net))
+        phi += 0.1 * (1 - step / STEPS) * (torch.stack(ends).mean(0) - phi)
+    found = run.U.kernel.unpack(row.phi)
+    torch.testing.assert_close(found, phi, rtol=0, atol=1e-12)
+
+
+def test_a_rule_in_parts_on_buffers_is_the_plain_one() -> None:
+    """As several processes record it, and meta-batches in parts: 3 tasks and 2."""
+    start, run = run_of("Reptile", at_once=3)
+    replayed = captured(lambda *given: reptile(run.U, *given))
+    recorded = replace(run, rule=lambda _, *given: replayed(*given))
+    plain, row = (
+        gone(one_by_one(r), start, [range(STEPS)])[0] for r in (run, recorded)
     )
-    for runs in (plain, replayed):
-        fit_side_by_side(
-            runs, [Sine(7, 11)] * 2, (0, 1), meta_steps=7, epsilon=linear(0.1, 0)
-        )
-    for one, other in zip(plain, replayed, strict=True):
-        assert torch.equal(one.phi, other.phi)
+    assert same(row, plain)
+
+
+def test_rows_of_runs_side_by_side_are_the_plain_ones() -> None:
+    """φ [runs, P] and tasks [n, runs, ...] go through the same buffers."""
+    start, run = run_of("Reptile")
+    noise = torch.randn(2, len(start.phi), generator=torch.Generator().manual_seed(0))
+    start, run = start._replace(phi=noise), replace(run, tasks=Both())
+    plain, _ = gone(one_by_one(run), start, [range(STEPS)])
+    row, _ = gone(in_a_row(run, 4), start, [range(STEPS)])
+    assert same(row, plain)
+    assert not torch.equal(row.phi[0], row.phi[1])
+
+
+class Both:
+    """The waves of two seeds, [m, runs, ...]."""
+
+    def to(self, device: torch.device) -> "Both":
+        return self
+
+    def sample(self, draws: Draws) -> Episodes:
+        seeds = map(draws.with_seed, (0, 1))
+        found = [minibatches(Sine(7, 11).sample(who), who, 3, 4) for who in seeds]
+        both: Episodes = tree_map(lambda *same: torch.stack(same, 1), *found)
+        return both

@@ -1,10 +1,11 @@
-"""Whether a GPU could record a meta-step: a graph cannot ask the host for anything.
+"""Whether a GPU could record meta-steps: a graph cannot ask the host for anything.
 
 Tensors of the device "meta" have no values. An operation that wants one raises, and one
 with a tensor from elsewhere is seen.
 """
 
 from contextlib import nullcontext
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -28,7 +29,9 @@ from reptile_lib import (
     sgd,
 )
 from reptile_lib.fast.choose import make_kernel
+from reptile_lib.fit.graphs import a_row
 from reptile_lib.fit.prepare import training
+from reptile_lib.inner_loop import InnerLoop
 from reptile_lib.meta import MetaState, Rule, fomaml, joint, maml, reptile
 from reptile_lib.tasks import Tasks
 
@@ -74,14 +77,15 @@ def foreign_operations(
     model: nn.Module,
     criterion: Any,
     inner: InnerOptimizer,
-    recorded: bool = True,
+    outer: InnerOptimizer | None = None,
+    rates_as_given: bool = False,
 ) -> list[str]:
-    """Return what a meta-step of two runs, 3 tasks each, wants from elsewhere."""
+    """Return what two meta-steps of two runs, 3 tasks each, want from elsewhere."""
     images = criterion is F.cross_entropy
 
     def batch(size: int) -> Batch:
-        x = torch.empty(3, 2, size, *((1, 28, 28) if images else (1,)), device=META)
-        y = torch.empty(3, 2, size, *(() if images else (1,)), device=META)
+        x = torch.empty(6, 2, size, *((1, 28, 28) if images else (1,)), device=META)
+        y = torch.empty(6, 2, size, *(() if images else (1,)), device=META)
         return Batch(x, y.long() if images else y)
 
     size = sum(p.numel() for p in model.parameters())
@@ -94,21 +98,23 @@ def foreign_operations(
         inner_steps=2,
         inner_batch=4,
         engine="stacked",
-        recorded=recorded,
         moments="carry",
-        outer=None,
+        outer=outer,
         team=None,
         at_once=6,
     )
     run = training(learner, cast(Tasks, None), 10, 3, constant(1.0), seed=0)
-    order = torch.empty(3, 2, 2, 4, dtype=torch.int64, device=META)
+    if rates_as_given:
+        run = replace(run, U=InnerLoop(run.U.kernel, inner))
+    order = torch.empty(6, 2, 2, 4, dtype=torch.int64, device=META)
     tasks = Episodes(batch(10), batch(5), order)
+    epsilons = torch.empty(2, device=META)
     # The first call makes buffers; what follows starts with the moments it left.
-    state = run.rule(run.U, phi, tasks, None).state
+    _, state, moved, _ = a_row(run, phi, None, None, tasks, epsilons)
     foreign = Foreign()
     with foreign:
-        run.rule(run.U, phi, tasks, None)
-        run.rule(run.U, phi, tasks, state)
+        a_row(run, phi, None, None, tasks, epsilons)
+        a_row(run, phi, state, moved, tasks, epsilons)
     return foreign.found
 
 
@@ -132,10 +138,14 @@ def test_a_meta_step_asks_the_host_for_nothing(rule: Rule) -> None:
 @pytest.mark.usefixtures("on_meta")
 def test_no_inner_optimiser_asks_the_host(inner: InnerOptimizer) -> None:
     assert not foreign_operations(reptile, mlp(1, 8, 1), F.mse_loss, inner)
+    if not isinstance(inner.lr, Tensor):  # an outer optimiser has one rate
+        given = reptile, mlp(1, 8, 1), F.mse_loss, sgd(0.1)
+        assert not foreign_operations(*given, outer=inner)
 
 
 @pytest.mark.usefixtures("on_meta")
 def test_a_rate_in_the_cpus_memory_would_be_seen() -> None:
     inner = INNERS["a rate per run"]
-    found = foreign_operations(reptile, mlp(1, 8, 1), F.mse_loss, inner, False)
+    given = reptile, mlp(1, 8, 1), F.mse_loss, inner
+    found = foreign_operations(*given, rates_as_given=True)
     assert set(found) == {"aten._to_copy.default"}
