@@ -1,0 +1,65 @@
+"""How far one method is ahead of others, split by split: the figures of page 5.3."""
+
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from statistics import fmean
+
+from matplotlib.axes import Axes
+
+from reptile_book import fields, records
+from reptile_book.records import Record
+
+Lead = tuple[float, float]
+"""On one split: mean, and half width of the interval over its tasks."""
+
+
+def of_splits(
+    folder: Path,
+    methods: Iterable[str],
+    pick: Callable[[Record, str], Record],
+    scale: float = 1.0,
+) -> dict[str, list[Lead]]:
+    """Return the leads over each method, in the order of the recorded seeds.
+
+    Args:
+        folder: with the records of `fields.split_by_seed`.
+        methods: names.
+        pick: pick(metrics, method) -> what `fields.paired` says of the method.
+        scale: 100 for points.
+    """
+    leads: dict[str, list[Lead]] = {name: [] for name in methods}
+    for record in records.read(folder):
+        for name, dots in leads.items():
+            score = pick(record["metrics"], name)
+            dots.append((scale * score["ahead"], scale * score["ahead_ci95"]))
+    return leads
+
+
+def mean(dots: Sequence[Lead]) -> float:
+    """Return the mean lead."""
+    return fmean(lead for lead, _ in dots)
+
+
+def interval(dots: Sequence[Lead]) -> tuple[float, float]:
+    """Return Student's 95 % interval over the dots, lower and upper end.
+
+    >>> [round(end, 2) for end in interval([(1.0, 0.5), (2.0, 0.5), (3.0, 0.5)])]
+    [-0.48, 4.48]
+    """
+    half = fields.t95([lead for lead, _ in dots])
+    return mean(dots) - half, mean(dots) + half
+
+
+def draw(axis: Axes, leads: Mapping[str, Sequence[Lead]], unit: str) -> None:
+    """Draw a row a method: a dot with its interval a split, and a bar over them."""
+    for y, dots in enumerate(leads.values()):
+        axis.fill_between(interval(dots), y - 0.28, y + 0.28, color="0.75", lw=0)
+        for i, (lead, ci) in enumerate(dots):
+            place = y + 0.6 * (i / (len(dots) - 1) - 0.5)
+            axis.plot([lead - ci, lead + ci], [place] * 2, "C0-", lw=0.8)
+            axis.plot(lead, place, "C0o", ms=3)
+    axis.axvline(0, color="0.4", ls="-", lw=1)
+    names = [re.sub(r" (?=\+|on the )|(?<=,) ", "\n", name) for name in leads]
+    axis.set_yticks(range(len(leads)), names)
+    axis.set(xlabel=unit, ylim=(len(leads) - 0.5, -0.5))

@@ -1,0 +1,37 @@
+"""Leads are read split by split, and drawn with the interval over the splits."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+
+from reptile_book import leads, records
+
+DOTS = [(1.0, 0.5), (2.0, 0.25), (3.0, 0.5)]
+
+
+def test_leads_are_those_of_each_split(tmp_path: Path) -> None:
+    for seed, ahead in enumerate((0.01, 0.03)):
+        scores = {"a": {"ahead": ahead, "ahead_ci95": 0.02}}
+        records.write(tmp_path / f"seed-{seed}.json", {"metrics": {"error": scores}})
+    found = leads.of_splits(tmp_path, ["a"], lambda m, name: m["error"][name], 100)
+    assert found == {"a": [(1.0, 2.0), (3.0, 2.0)]}
+
+
+def test_interval_is_students() -> None:
+    # the standard deviation is 1, t of two degrees of freedom 4.303
+    half = 4.303 / 3**0.5
+    assert leads.interval(DOTS) == pytest.approx((2 - half, 2 + half))
+    assert leads.mean(DOTS) == 2
+
+
+def test_figure_has_a_row_a_method() -> None:
+    axis = Figure().subplots()
+    leads.draw(axis, {"one + two": DOTS, "three": DOTS}, "points")
+    assert [t.get_text() for t in axis.get_yticklabels()] == ["one\n+ two", "three"]
+    lines = {tuple(np.asarray(line.get_xdata()).tolist()) for line in axis.lines}
+    assert {(0.5, 1.5), (1.75, 2.25), (2.5, 3.5), (2.0,)} <= lines
+    bar = axis.collections[0].get_paths()[0].get_extents()
+    assert (bar.x0, bar.x1) == pytest.approx(leads.interval(DOTS))
+    assert (bar.y0, bar.y1) == pytest.approx((-0.28, 0.28))
