@@ -65,6 +65,6 @@ def by_library(seed: int = 0) -> Weights:
 
 def apart(one: Weights, other: Weights) -> float:
     """Return the largest difference of a weight."""
-    if list(one) != list(other):
-        raise ValueError(f"{list(one)} are not {list(other)}")
+    if one.keys() != other.keys():
+        raise ValueError(f"{sorted(one)} are not {sorted(other)}")
     return max(float(abs(one[name] - other[name]).max()) for name in one)
