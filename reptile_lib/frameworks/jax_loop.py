@@ -41,8 +41,16 @@ def fresh(theta: Parameters) -> Any:
     return {"step": jnp.zeros((), dtype), "v": jax.tree.map(jnp.zeros_like, theta)}
 
 
-def adapt(net: Callable[..., Array], loss: Callable[..., Array], inner: Inner) -> Any:
-    """Return U(φ, state, x [S, ...], y [S, ...], order [k, b]): k steps on a task."""
+def adapt(
+    net: Callable[..., Array],
+    loss: Callable[..., Array],
+    inner: Inner,
+    unroll: bool = False,
+) -> Any:
+    """Return U(φ, state, x [S, ...], y [S, ...], order [k, b]): k steps on a task.
+
+    `unroll` writes the k steps out, one behind the other, instead of making a loop.
+    """
 
     def task(phi: Parameters, state: Any, x: Array, y: Array, order: Array) -> Any:
         def step(now: Any, batch: Array) -> Any:
@@ -50,7 +58,7 @@ def adapt(net: Callable[..., Array], loss: Callable[..., Array], inner: Inner) -
             value, g = jax.value_and_grad(of)(now[0])
             return inner(now[0], g, now[1]), value
 
-        (theta, state), losses = lax.scan(step, (phi, state), order)
+        (theta, state), losses = lax.scan(step, (phi, state), order, unroll=unroll)
         return theta, state, losses
 
     return task

@@ -1,0 +1,53 @@
+"""What one framework has trained, the others and the library use: answer by answer."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from reptile_book import relay
+from reptile_book.conformance import FRAMEWORKS, installed
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.slow
+def test_all_frameworks_answer_alike_whoever_trained() -> None:
+    if missing := {*FRAMEWORKS} - {*installed()}:
+        pytest.skip(f"not installed: {', '.join(sorted(missing))}")
+    # a process of its own: JAX and TensorFlow keep threads, and warn of forks
+    done = subprocess.run(
+        [sys.executable, "-m", "reptile_book.relay"],
+        cwd=ROOT,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr[-3000:]
+    for line, trainer in zip(done.stdout.splitlines(), FRAMEWORKS, strict=True):
+        name, share, readers = line.split(": ")
+        assert name == trainer
+        assert float(share.split()[0]) > 35, "chance is 20 %"
+        assert readers == "torch, jax, keras, library"
+
+
+@pytest.mark.slow
+def test_answers_that_differ_are_told(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    torch = relay.torch_twin()
+
+    def negated(phi: object, x: object) -> object:
+        return -torch.answer(phi, x)  # type: ignore[arg-type]
+
+    wrong = relay.Twin(torch.enter, torch.meta_step, negated, torch.leave, False)  # type: ignore[arg-type]
+    twins = {"torch": torch, "jax": wrong}
+    monkeypatch.setattr(relay, "twin", twins.__getitem__)
+    monkeypatch.setattr(relay, "installed", lambda: [*twins])
+    monkeypatch.setattr(relay, "META_STEPS", 2)
+    monkeypatch.setattr(relay, "TASKS", 2)
+    assert relay.main() == 1
+    assert "NOT jax" in capsys.readouterr().out
