@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from benchmarks import figures, memory, processes, speed
-from benchmarks.contenders import NO_JAX, jax_version
+from benchmarks.contenders import NO_JAX, NO_KERAS, jax_version, keras_version
 from benchmarks.processes import Teams, scaling
 from benchmarks.timing import FULL, QUICK, THOROUGH
 from reptile_book import records
@@ -49,8 +49,11 @@ def measure(device: torch.device, quick: bool, only: str | None) -> Record:
     jax = jax_version(device)
     if jax is None:
         print(NO_JAX)
+    keras = keras_version(device)
+    if keras is None:
+        print(NO_KERAS)
     record = records.circumstances(device)
-    record["versions"]["jax"] = jax
+    record["versions"] |= {"jax": jax, "tensorflow": keras}
     record["cores"] = torch.get_num_threads()
     record["quick"] = quick
     idle = nullcontext() if only == "memory" else processes.teams(device)

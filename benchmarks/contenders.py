@@ -18,9 +18,11 @@ from benchmarks.problems import EPSILON, SINE_LR, Cell, episodes, learner, probl
 from benchmarks.timing import synchronize
 from reptile_lib import Episodes
 from reptile_lib.fit.graphs import IN_A_ROW
-from reptile_lib.params import layout, ravel
+from reptile_lib.frameworks import torch_loop
+from reptile_lib.params import layout, ravel, unravel
 
 NO_JAX = "JAX is left out: it is in requirements-frameworks.txt"
+NO_KERAS = "Keras is left out: it is in requirements-frameworks.txt"
 
 
 def drawn(cell: Cell, device: torch.device) -> list[Episodes]:
@@ -122,6 +124,36 @@ class PlainCalls:
         return time.perf_counter() - began
 
 
+class Torch:
+    """The loop of `frameworks.torch_loop`: `vmap` of what `torch.func.grad` makes."""
+
+    def __init__(self, cell: Cell, device: torch.device) -> None:
+        it = problem(cell.problem, cell.ways, device)
+        inner = {"sine": torch_loop.sgd(SINE_LR), "conv4": torch_loop.adam(1e-3)}
+        self.task = torch_loop.adapt(it.model, it.criterion, inner[cell.problem])
+        self.parameters = unravel(ravel(it.model), layout(it.model))
+        self.fresh = torch_loop.fresh(self.parameters)
+        self.device = device
+        like = next(iter(self.parameters.values()))
+        self.batches = [tasks.for_model(like) for tasks in drawn(cell, device)]
+
+    def __call__(self, meta_steps: int) -> float:
+        """Do meta-steps on the drawn tasks, over and over."""
+        began = time.perf_counter()
+        for i in range(meta_steps):
+            (x, y), _, order = self.batches[i % len(self.batches)]
+            self.parameters, *_ = torch_loop.meta_step(
+                self.task, self.parameters, self.fresh, (x, y, order), EPSILON
+            )
+        synchronize(self.device)
+        return time.perf_counter() - began
+
+    @property
+    def phi(self) -> Tensor:
+        """φ [P] as it is now."""
+        return torch.cat([value.flatten() for value in self.parameters.values()])
+
+
 class Jax:
     """The compiled loop of `jax_loop`; making one compiles it."""
 
@@ -149,6 +181,44 @@ class Jax:
     def phi(self) -> Tensor:
         """φ [P] as it is now."""
         return self.loop.leave(self.parameters, self.where)
+
+
+class Keras:
+    """The graph of `keras_loop`; making one traces it and runs it once. On a CPU."""
+
+    def __init__(self, cell: Cell, device: torch.device) -> None:
+        from benchmarks import keras_loop
+
+        self.loop = keras_loop
+        it = problem(cell.problem, cell.ways, device)
+        self.where = layout(it.model)
+        self.net, self.step = keras_loop.made(cell, str(ravel(it.model).dtype))
+        self.weights = keras_loop.enter(self.net, ravel(it.model), self.where)
+        self.batches = [keras_loop.tensors(tasks) for tasks in drawn(cell, device)]
+        began = time.perf_counter()
+        keras_loop.run(self.step, self.weights, self.batches, 1)
+        self.compile_seconds = time.perf_counter() - began
+
+    def __call__(self, meta_steps: int) -> float:
+        """Do meta-steps on the drawn tasks, over and over."""
+        began = time.perf_counter()
+        self.weights = self.loop.run(self.step, self.weights, self.batches, meta_steps)
+        return time.perf_counter() - began
+
+    @property
+    def phi(self) -> Tensor:
+        """φ [P] as it is now."""
+        return self.loop.leave(self.net, self.weights, self.where)
+
+
+def keras_version(device: torch.device) -> str | None:
+    """Return TensorFlow's version; None where it is missing, and on a GPU."""
+    if device.type != "cpu" or find_spec("tensorflow") is None:
+        return None
+    from benchmarks import keras_loop
+
+    version: str = vars(keras_loop)["tf"].__version__
+    return version
 
 
 def jax_version(device: torch.device) -> str | None:

@@ -22,6 +22,8 @@ LABELS = {
     "two processes": "reptile_lib, 2 processes",
     "jax": "JAX",
     "plain calls": "twenty plain calls",
+    "torch": "torch.func",
+    "keras": "Keras",
 }
 """In one order, so that a contender has one colour and dash in all figures."""
 

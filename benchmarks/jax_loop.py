@@ -14,7 +14,7 @@ os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 import jax
 import numpy as np
 import torch
-from jax import Array, lax
+from jax import Array
 from jax import numpy as jnp
 
 from benchmarks.problems import Cell
@@ -24,18 +24,12 @@ from reptile_lib.frameworks.weights import channels_first, channels_last
 from reptile_lib.params import Layout, unravel
 from reptile_lib.tasks import Episodes
 
-TOGETHER = 5
-"""Conv4 tasks that are vmapped at once on a CPU.
-
-With more, a task takes three times as long there (seen with jax 0.10), so that JAX does
-better to go through them in groups of 4.
-"""
-
 Parameters = loop.Parameters
 
+CNN = partial(loop.adapt, nets.conv4, nets.cross_entropy, loop.adam(1e-3))
 TASKS = {
     "sine": loop.adapt(nets.mlp, nets.squared_error, loop.sgd(0.02)),
-    "conv4": loop.adapt(nets.conv4, nets.cross_entropy, loop.adam(1e-3)),
+    "conv4": CNN(),
 }
 
 
@@ -65,19 +59,21 @@ def meta_step(
     name: str, phi: Parameters, x: Array, y: Array, order: Array, epsilon: float
 ) -> Parameters:
     """Return φ + ε · mean of (φ̃ᵢ − φ) for tasks stacked on a leading axis."""
-    task = partial(TASKS[name], phi, loop.fresh(phi))
-    if name == "conv4" and len(x) > TOGETHER and jax.default_backend() == "cpu":
-        given = (x, y, order)
-        theta, *_ = lax.map(lambda one: task(*one), given, batch_size=4)
-    else:
-        theta, *_ = jax.vmap(task)(x, y, order)
+    theta, *_ = jax.vmap(partial(TASKS[name], phi, loop.fresh(phi)))(x, y, order)
     return jax.tree.map(lambda p, q: p + epsilon * (q.mean(0) - p), phi, theta)
 
 
 def compiled(
     cell: Cell, phi: Parameters, tasks: tuple[Array, ...], epsilon: float
 ) -> Callable[..., Parameters]:
-    """Compile the meta-step of one cell; it takes (phi, x, y, order)."""
+    """Compile the meta-step of one cell; it takes (phi, x, y, order).
+
+    On a CPU a convolution inside a loop of JAX takes several times as long as outside,
+    and one that `vmap` has grouped twice as long (seen with jax 0.10). So there Conv4
+    goes from task to task, with its inner steps written out.
+    """
+    if cell.problem == "conv4" and jax.default_backend() == "cpu":
+        return _in_turn(phi, tasks, epsilon)
 
     def step(phi: Parameters, x: Array, y: Array, order: Array) -> Parameters:
         return meta_step(cell.problem, phi, x, y, order, epsilon)
@@ -86,6 +82,32 @@ def compiled(
     with jax.default_matmul_precision("float32"):
         done: Callable[..., Parameters] = jax.jit(step).lower(phi, *tasks).compile()
     return done
+
+
+def _in_turn(
+    phi: Parameters, tasks: tuple[Array, ...], epsilon: float
+) -> Callable[..., Parameters]:
+    written_out = CNN(unroll=True)
+
+    def add(phi: Parameters, total: Parameters, *task: Array) -> Parameters:
+        theta, *_ = written_out(phi, loop.fresh(phi), *task)
+        return jax.tree.map(jnp.add, total, theta)
+
+    def move(phi: Parameters, total: Parameters) -> Parameters:
+        share = epsilon / len(tasks[0])
+        return jax.tree.map(lambda p, q: (1 - epsilon) * p + share * q, phi, total)
+
+    one = [t[0] for t in tasks]
+    add = jax.jit(add).lower(phi, phi, *one).compile()
+    move = jax.jit(move).lower(phi, phi).compile()
+
+    def step(phi: Parameters, *tasks: Array) -> Parameters:
+        total = jax.tree.map(jnp.zeros_like, phi)
+        for task in zip(*tasks, strict=True):
+            total = add(phi, total, *task)
+        return move(phi, total)
+
+    return step
 
 
 def run(

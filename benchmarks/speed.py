@@ -7,7 +7,16 @@ from typing import Any
 import torch
 
 from benchmarks import problems
-from benchmarks.contenders import Jax, Library, PlainCalls, Textbook, jax_version
+from benchmarks.contenders import (
+    Jax,
+    Keras,
+    Library,
+    PlainCalls,
+    Textbook,
+    Torch,
+    jax_version,
+    keras_version,
+)
 from benchmarks.limit import Product, conv4_flops, product_flops
 from benchmarks.problems import BATCH, Cell
 from benchmarks.processes import Team
@@ -19,7 +28,13 @@ INNER_STEPS = (1, 5, 10)
 WAYS = (10, 20)
 """On top of 5, at 5 tasks and 5 inner steps."""
 
-NAMES = ("textbook", "library", "two processes", "jax", "plain calls")
+NAMES = (
+    *("textbook", "library", "two processes"),
+    *("torch", "jax", "keras", "plain calls"),
+)
+
+AT_MOST = {"torch": {"sine": 256, "conv4": 32}, "keras": {"sine": 32, "conv4": 5}}
+"""Tasks; with more, they would take minutes."""
 
 SHORT, LONG = 60, 6_000
 """Meta-steps of a notebook's run, and of a long one."""
@@ -120,10 +135,15 @@ def time_cell(
         "textbook": Textbook(cell, device),
         "library": Library(cell, device),
     }
-    compile_seconds = None
+    compile_seconds: dict[str, float | None] = {"jax": None, "keras": None}
+    if cell.meta_batch <= AT_MOST["torch"][cell.problem]:
+        racing["torch"] = Torch(cell, device)
     if jax_version(device):
         racing["jax"] = jax = Jax(cell, device)
-        compile_seconds = jax.compile_seconds
+        compile_seconds["jax"] = jax.compile_seconds
+    if keras_version(device) and cell.meta_batch <= AT_MOST["keras"][cell.problem]:
+        racing["keras"] = keras = Keras(cell, device)
+        compile_seconds["keras"] = keras.compile_seconds
     if cell.problem == "sine" and device.type == "cpu":
         racing["plain calls"] = PlainCalls(cell, device)
     if cell.problem == "conv4":
@@ -136,7 +156,7 @@ def time_cell(
         "contenders": {
             name: found[name].as_dict() if name in found else None for name in NAMES
         },
-        "jax_compile_seconds": compile_seconds,
+        **{f"{name}_compile_seconds": t for name, t in compile_seconds.items()},
     }
     print(f"  {describe(cell)}: {compare(found)}")
     if multiplied:
