@@ -1,4 +1,4 @@
-"""How far one method is ahead of others, split by split: the figures of page 5.3."""
+"""How far one method is ahead of others, dot by dot: the figures of page 5.3."""
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -34,6 +34,30 @@ def of_splits(
             score = pick(record["metrics"], name)
             dots.append((scale * score["ahead"], scale * score["ahead_ci95"]))
     return leads
+
+
+def of_groups(
+    folder: Path,
+    methods: Iterable[str],
+    pick: Callable[[Record, str], Record],
+    scale: float = 1.0,
+) -> dict[str, list[Lead]]:
+    """Return the leads of each group, such as a speaker: the mean over its seeds.
+
+    The other arguments are those of `of_splits`; records are `<group>-<seed>.json`, and
+    nothing is said of the tasks of a group: its half width is 0.
+    """
+    groups: dict[str, list[Record]] = {}
+    for path in sorted(folder.glob("*-[0-9].json")):
+        found = records.read_one(path)["metrics"]
+        groups.setdefault(path.stem.rpartition("-")[0], []).append(found)
+    return {
+        name: [
+            (scale * fmean(pick(seed, name)["ahead"] for seed in seeds), 0.0)
+            for seeds in groups.values()
+        ]
+        for name in methods
+    }
 
 
 def mean(dots: Sequence[Lead]) -> float:

@@ -1,4 +1,4 @@
-"""Leads are read split by split, and drawn with the interval over the splits."""
+"""Leads are read dot by dot, and drawn with the interval over the splits."""
 
 from pathlib import Path
 
@@ -17,6 +17,15 @@ def test_leads_are_those_of_each_split(tmp_path: Path) -> None:
         records.write(tmp_path / f"seed-{seed}.json", {"metrics": {"error": scores}})
     found = leads.of_splits(tmp_path, ["a"], lambda m, name: m["error"][name], 100)
     assert found == {"a": [(1.0, 2.0), (3.0, 2.0)]}
+
+
+def test_leads_of_a_group_are_the_mean_over_its_seeds(tmp_path: Path) -> None:
+    for name, ahead in (("ann-0", 0.01), ("ann-1", 0.03), ("bob-0", -0.05)):
+        records.write(tmp_path / f"{name}.json", {"metrics": {"a": {"ahead": ahead}}})
+    records.write(tmp_path / "ann.json", {"rates": {}})  # how they were chosen
+    found = leads.of_groups(tmp_path, ["a"], lambda m, name: m[name], 100)
+    assert [lead for lead, _ in found["a"]] == pytest.approx([2.0, -5.0])
+    assert [half for _, half in found["a"]] == [0, 0]
 
 
 def test_interval_is_students() -> None:
