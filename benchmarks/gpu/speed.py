@@ -7,7 +7,7 @@ get ready, each of its cells in turns with the library again.
 import traceback
 from typing import Any
 
-from benchmarks.contenders import Library, Textbook
+from benchmarks.contenders import Library, Textbook, Torch
 from benchmarks.gpu.jax_process import JaxProcess
 from benchmarks.gpu.job import Job
 from benchmarks.gpu.profiles import profile
@@ -38,6 +38,8 @@ VARIANTS: dict[str, Record] = {
 }
 """The library's contenders, by their settings."""
 
+LOOPS: dict[str, Any] = {"textbook": Textbook, "torch": Torch}
+
 EFFORT = Effort(budget=0.8, repetition=0.3, long=1.0, longest=2.0)
 DRY = Effort(budget=0.01, repetition=0.01, long=0.1, longest=0.2)
 
@@ -65,25 +67,25 @@ def empty(cell: Cell) -> Record:
     flops = None
     if cell.problem == "conv4":
         flops = conv4_flops(BATCH, cell.ways) * cell.meta_batch * cell.inner_steps
-    names = ("textbook", *VARIANTS, "jax", "recorded_beside_jax")
+    names = ("textbook", "torch", *VARIANTS, "jax", "recorded_beside_jax")
     return {
         **vars(cell),
         "flops": flops,
         "contenders": dict.fromkeys(names),
         "jax_compile_seconds": None,
-        "tracebacks": dict.fromkeys(("textbook", *VARIANTS, "turns")),
+        "tracebacks": dict.fromkeys(("textbook", "torch", *VARIANTS, "turns")),
     }
 
 
 def prepared(job: Job, cell: Cell, row: Record) -> dict[str, Contender]:
     """Make torch's contenders; those that cannot be made, or run, are left out."""
     made: dict[str, Any] = {}
-    for name in ("textbook", *VARIANTS):
+    for name in ("textbook", "torch", *VARIANTS):
         if name == "tf32" and job.device.type != "cuda":
             continue
         try:
-            if name == "textbook":
-                made[name] = Textbook(cell, job.device)
+            if name in LOOPS:
+                made[name] = LOOPS[name](cell, job.device)
             else:
                 made[name] = Library(cell, job.device, **VARIANTS[name])
                 made[name](1)

@@ -19,6 +19,7 @@ CONTENDERS = {
     "recorded": "library",
     "tf32": "library, tf32",
     "bf16": "library, bf16",
+    "torch": "torch.func",
     "jax": "JAX",
 }
 TRAININGS = ("train-5way", "train-glyphs", "train-20way")
