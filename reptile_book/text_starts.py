@@ -7,9 +7,10 @@
 Reptile trains a bag of hashed words and characters, weighted by their rarity in the
 training sentences: as in the paper, and with the last layer at zero at every task's
 start. Beside it stand random weights, joint training, and TF-IDF without any training
-on other classes. Rates, steps and penalties are chosen on tasks of validation classes,
-with networks of another seed: `results/text-starts/<data>.json`. Each seed is then
-scored on tasks of test classes, the same for all methods: `<data>-<seed>.json`:
+on other classes. Rates, steps and penalties, and how long Reptile trains (more can be
+worse for new classes), are chosen on tasks of validation classes, with networks of
+another seed: `results/text-starts/<data>.json`. Each seed is then scored on tasks of
+test classes, the same for all methods: `<data>-<seed>.json`:
 
 - `metrics.<shots>-shot.<method>`: `mean` accuracy in [0, 1] over tasks with its `ci95`,
   and how far Reptile with the head at zero is `ahead`, task by task, with `ahead_ci95`
@@ -75,9 +76,8 @@ class Study(fields.Settings):
     inner_steps: int = 10
     inner_batch: int = 10
     meta_batch: int = 5
-    meta_steps: int = 2_000
-    choice_steps: int = 500
-    """Meta-steps by which α of the trainings is chosen."""
+    meta_steps: tuple[int, ...] = (50, 200, 800)
+    """Lengths of training by Reptile; the middle one chooses α."""
     rates: tuple[float, ...] = (0.5, 1.0, 2.0)
     """Of SGD, in training and in adaptation; grids grow where an edge wins."""
     steps: tuple[int, ...] = (10, 50)
@@ -295,24 +295,33 @@ def choose(data: str, study: Study, say: Callable[[str], None] = print) -> Recor
         return found
 
     def over_shots(learner: MetaLearner, rate: float) -> float:
-        k = study.inner_steps
+        k = max(study.steps)
         return fmean(
             bench.adapted(learner, rate, k, n).mean().item() for n in study.shots
         )
 
-    trained: dict[tuple[str, float], MetaLearner] = {}
-    for name, zeroed in ((ZEROED, True), (PAPER, False)):
+    trained: dict[tuple[str, float, int], MetaLearner] = {}
 
-        def training(rate: float) -> float:
-            how: Record = {"zeroed": zeroed, "steps": study.choice_steps}  # noqa: B023
-            learner = train(corpus, rate, study, seed, **how)
-            trained[name, rate] = learner  # noqa: B023
-            return over_shots(learner, rate)
+    def training(name: str, rate: float, steps: int) -> float:
+        learner = train(corpus, rate, study, seed, zeroed=name == ZEROED, steps=steps)
+        trained[name, rate, steps] = learner
+        return over_shots(learner, rate)
 
-        def measure(rate: float) -> float:
-            return told(f"{name}, α = {rate}", partial(training, rate))  # noqa: B023
+    def measure(name: str, steps: int, rate: float) -> float:
+        what = f"{name}, α = {rate}, {steps} meta-steps"
+        return told(what, partial(training, name, rate, steps))
 
-        chosen[name] = {"training": search(study.rates, measure, study.widen)}
+    middle = sorted(study.meta_steps)[len(study.meta_steps) // 2]
+    best = {}
+    for name in (ZEROED, PAPER):
+        found = search(study.rates, partial(measure, name, middle), study.widen)
+        rate, lengths = found["value"], {middle: found["validation"]}
+        for steps in set(study.meta_steps) - {middle}:
+            lengths[steps] = measure(name, steps, rate)
+        steps = max(lengths, key=lambda n: lengths[n])
+        best[name] = trained[name, rate, steps]
+        by_length = {str(n): lengths[n] for n in sorted(lengths)}
+        chosen[name] = {"training": found | {"meta_steps": steps, "lengths": by_length}}
 
     joint: dict[float, nn.Module] = {}
 
@@ -328,8 +337,8 @@ def choose(data: str, study: Study, say: Callable[[str], None] = print) -> Recor
     chosen[TUNED] = {"training": found}
     plain = partial(learner_of, corpus, study, seed)
     starts = {
-        ZEROED: {"zero": trained[ZEROED, chosen[ZEROED]["training"]["value"]]},
-        PAPER: {"learnt": trained[PAPER, chosen[PAPER]["training"]["value"]]},
+        ZEROED: {"zero": best[ZEROED]},
+        PAPER: {"learnt": best[PAPER]},
         RANDOM: {"drawn": plain(zeroed=False), "zero": plain(zeroed=True)},
         TUNED: {"zero": joined(plain(zeroed=True), joint[found["value"]])},
     }
@@ -383,8 +392,8 @@ def final(data: str, choice: Record, seed: int, study: Study) -> Record:
         return made
 
     def reptile(name: str, zeroed: bool) -> MetaLearner:
-        rate = chosen[name]["training"]["value"]
-        how: Record = {"zeroed": zeroed, "steps": study.meta_steps}
+        own = chosen[name]["training"]
+        rate, how = own["value"], {"zeroed": zeroed, "steps": own["meta_steps"]}
         made: MetaLearner = timed(name, lambda: train(corpus, rate, study, seed, **how))
         return made
 

@@ -29,8 +29,7 @@ TINY = Study(
     test_tasks=6,
     validation_tasks=4,
     train_shots=5,
-    meta_steps=3,
-    choice_steps=2,
+    meta_steps=(2, 3),
     rates=(1.0, 2.0),
     steps=(3,),
     penalties=(1.0, 10.0),
@@ -120,6 +119,11 @@ def test_records_say_what_was_done(tmp_path: Path) -> None:
     for own in choice["chosen"].values():
         for one in own.values():
             assert one["validation"] == max(one["tried"].values())
+    for name in (ZEROED, text_starts.PAPER):
+        own = choice["chosen"][name]["training"]
+        assert {*own["lengths"]} == {"2", "3"}
+        reached = own["lengths"][str(own["meta_steps"])]
+        assert reached == max(own["lengths"].values())
     for scores in scored["metrics"].values():
         assert {*scores} == {*METHODS}
         for score in scores.values():
