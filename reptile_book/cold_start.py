@@ -53,7 +53,7 @@ from reptile_lib.reading.parts import Parts
 from reptile_lib.tasks import Batch
 
 ROW = "movielens"
-USER, FILM, BOTH = "user's mean", "film's mean", "film's mean + user's lead"
+USER, FILM, BOTH = "user's mean", "film's mean", "film's mean + user's offset"
 RIDGE = "ridge on genres"
 REPTILE, RANDOM = "Reptile", "random weights + fine-tuning"
 PLAIN, TUNED = "joint training, as it is", "joint training + fine-tuning"

@@ -35,6 +35,23 @@ def test_interval_is_students() -> None:
     assert leads.mean(DOTS) == 2
 
 
+def test_interval_of_splits_that_share_data_is_wider() -> None:
+    """Simulated: test sets drawn from one pool, of which a quarter is tested."""
+    low, high = leads.interval(DOTS)
+    wide = leads.interval(DOTS, overlap=1 / 3)
+    assert wide[1] - wide[0] == pytest.approx(2**0.5 * (high - low))
+    source = np.random.default_rng(0)
+    hits = {0.0: 0, 1 / 3: 0}
+    for _ in range(400):
+        pool = source.normal(size=100)
+        tests = [source.permutation(pool)[:25].mean() for _ in range(10)]
+        dots = [(float(test), 0.0) for test in tests]
+        for overlap in hits:
+            low, high = leads.interval(dots, overlap)
+            hits[overlap] += low < 0 < high
+    assert hits[0.0] < 0.8 * 400 < 0.93 * 400 < hits[1 / 3]
+
+
 def test_figure_has_a_row_a_method() -> None:
     axis = Figure().subplots()
     leads.draw(axis, {"one + two": DOTS, "three": DOTS}, "points")
