@@ -324,6 +324,8 @@ def test_every_row_that_trains_keeps_its_phi() -> None:
         "sine-inner",
         "sine-outer",
         "glyph-heads",
+        "movielens",
+        "breast-cancer",
     }
     trained = [p for p in found if p.parent.name not in without]
     assert [p.with_suffix(".json") for p in PHIS] == trained
