@@ -217,8 +217,7 @@ def keras_version(device: torch.device) -> str | None:
         return None
     from benchmarks import keras_loop
 
-    version: str = vars(keras_loop)["tf"].__version__
-    return version
+    return keras_loop.VERSION
 
 
 def jax_version(device: torch.device) -> str | None:

@@ -27,6 +27,7 @@ from reptile_lib.params import Layout, unravel
 from reptile_lib.tasks import Episodes
 
 Parameters = loop.Parameters
+VERSION: str = tf.__version__
 
 
 def made(cell: Cell, dtype: str) -> tuple[keras.Model, Any]:
@@ -34,9 +35,9 @@ def made(cell: Cell, dtype: str) -> tuple[keras.Model, Any]:
     dtype = dtype.removeprefix("torch.")
     if cell.problem == "sine":
         net = nets.mlp(1, 64, 64, 1, dtype=dtype)
-        return net, loop.meta_step(net, _squared_error, loop.sgd(SINE_LR))
+        return net, loop.meta_step(net, nets.squared_error, loop.sgd(SINE_LR))
     net = nets.conv4(cell.ways, dtype=dtype)
-    return net, loop.meta_step(net, _cross_entropy, loop.adam(1e-3))
+    return net, loop.meta_step(net, nets.cross_entropy, loop.adam(1e-3))
 
 
 def enter(net: keras.Model, phi: torch.Tensor, where: Layout) -> Parameters:
@@ -70,12 +71,3 @@ def run(
         phi, _, _ = step(phi, fresh, batches[i % len(batches)], epsilon)
     phi[0].numpy()
     return phi
-
-
-def _squared_error(y: Any, answers: Any) -> Any:
-    return tf.reduce_mean((answers - y) ** 2)
-
-
-def _cross_entropy(y: Any, answers: Any) -> Any:
-    ask = keras.losses.sparse_categorical_crossentropy
-    return tf.reduce_mean(ask(y, answers, from_logits=True))

@@ -58,6 +58,7 @@ RIDGE = "ridge on genres"
 REPTILE, RANDOM = "Reptile", "random weights + fine-tuning"
 PLAIN, TUNED = "joint training, as it is", "joint training + fine-tuning"
 METHODS = REPTILE, TUNED, PLAIN, RANDOM, RIDGE, BOTH, FILM, USER
+PEOPLE = 610  # in the data set
 
 
 @dataclass(frozen=True)
@@ -95,6 +96,11 @@ class Study(fields.Settings):
     widen: int = 3
     choice_seed: int = 100
     """Added to the seed of the networks that rates are chosen with."""
+
+    @property
+    def overlap(self) -> float:
+        """How many users are tested, per user that is trained on (`leads.interval`)."""
+        return self.test_users / (PEOPLE - self.val_users - self.test_users)
 
 
 STUDY = Study()

@@ -296,24 +296,14 @@ def with_keras(cell: Cell) -> tuple[Weights, NDArray[Any]]:
 @cache
 def _keras_parts(model: str, inner: str, precision: str) -> tuple[Any, Any]:
     """Return a network and its meta-step; the same ones, so that graphs are reused."""
-    import keras
-    import tensorflow as tf
-
     from reptile_lib.frameworks import keras_loop as loop
     from reptile_lib.frameworks import keras_nets as nets
 
-    def squared_error(y: Any, answers: Any) -> Any:
-        return tf.reduce_mean((answers - y) ** 2)
-
-    def cross_entropy(y: Any, answers: Any) -> Any:
-        ask = keras.losses.sparse_categorical_crossentropy
-        return tf.reduce_mean(ask(y, answers, from_logits=True))
-
     if model == "dense":
-        net, loss = nets.mlp(*SIZES, dtype=precision), squared_error
+        net, loss = nets.mlp(*SIZES, dtype=precision), nets.squared_error
     else:
         net = nets.conv4(WAYS, size=SIDE, filters=FILTERS, dtype=precision)
-        loss = cross_entropy
+        loss = nets.cross_entropy
     made = {"sgd": loop.sgd, "adam": loop.adam}[inner](RATES[inner])
     return net, loop.meta_step(net, loss, made)
 

@@ -13,7 +13,7 @@ float64: rounding turns no answer over. It prints a line per trainer.
 import os
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -186,18 +186,13 @@ def keras_twin() -> Twin:
     os.environ.setdefault("KERAS_BACKEND", "tensorflow")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
-    import keras
     import tensorflow as tf
 
     from reptile_lib.frameworks import keras_loop as loop
     from reptile_lib.frameworks import keras_nets as nets
 
-    def loss(y: Any, outputs: Any) -> Any:
-        ask = keras.losses.sparse_categorical_crossentropy
-        return tf.reduce_mean(ask(y, outputs, from_logits=True))
-
     net = nets.conv4(WAYS, size=SIDE, filters=FILTERS, dtype="float64")
-    step = loop.meta_step(net, loss, loop.sgd(RATE))
+    step = loop.meta_step(net, nets.cross_entropy, loop.sgd(RATE))
     rest = [v.value for v in net.non_trainable_variables]
     order = [name for name, _ in network().named_parameters()]
 
@@ -227,23 +222,29 @@ def twin(framework: str) -> Twin:
     return TWINS[framework]()
 
 
-def main() -> int:
-    """Print the table; return 0 if all answers are alike, else 1."""
-    names, good = installed(), True
-    for missing in sorted({*FRAMEWORKS} - {*names}):
-        print(f"{missing} is left out: {FRAMEWORKS[missing]} is not installed")
+def compare(twins: Mapping[str, Twin]) -> bool:
+    """Print a line per trainer; return whether all answers are alike."""
+    good = True
     with tempfile.TemporaryDirectory() as folder:
-        for trainer in names:
+        for trainer in twins:
             file = Path(folder, f"{trainer}.safetensors")
-            weights.write(file, trained(twin(trainer)))
-            found = {reader: answers(twin(reader), file) for reader in names}
+            weights.write(file, trained(twins[trainer]))
+            found = {reader: answers(it, file) for reader, it in twins.items()}
             expected = right(found[trainer])
             alike = {n: bool((a == found[trainer]).all()) for n, a in found.items()}
             alike["library"] = bool((right_in_library(file) == expected).all())
             good &= all(alike.values())
             words = ", ".join(n if same else f"NOT {n}" for n, same in alike.items())
             print(f"{trainer}: {100 * expected.mean():.1f} % right; alike: {words}")
-    return 0 if good else 1
+    return good
+
+
+def main() -> int:
+    """Print the table; return 0 if all answers are alike, else 1."""
+    names = installed()
+    for missing in sorted({*FRAMEWORKS} - {*names}):
+        print(f"{missing} is left out: {FRAMEWORKS[missing]} is not installed")
+    return 0 if compare({name: twin(name) for name in names}) else 1
 
 
 if __name__ == "__main__":

@@ -72,46 +72,29 @@ def test_the_torch_loop_finds_the_librarys_phi(cell: Cell) -> None:
 
 # JAX and TensorFlow start threads that a later fork warns of, so each gets a process of
 # its own.
-IN_JAX = """
-import jax, torch
-jax.config.update("jax_enable_x64", True)
-torch.set_default_dtype(torch.float64)
-from benchmarks.contenders import Jax
-from tests import test_contenders as tests
-cell = tests.Cell{cell}
-contender = Jax(cell, tests.CPU)
-tests.assert_same_phi(contender, cell)
-assert contender.compile_seconds > 0
-"""
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(not find_spec("jax"), reason=NO_JAX)
-@pytest.mark.parametrize(
-    "cell",
-    [("sine", 3, 4), ("conv4", 2, 3)],
-    ids=["sine", "conv4"],
-)
-def test_the_jax_loop_finds_the_librarys_phi(cell: tuple[str, int, int]) -> None:
-    script = IN_JAX.format(cell=cell)
-    subprocess.run([sys.executable, "-c", script], cwd=processes.ROOT, check=True)
-
-
-IN_KERAS = """
+ALONE = """
 import torch
 torch.set_default_dtype(torch.float64)
-from benchmarks.contenders import Keras
+from benchmarks.contenders import {name}
 from tests import test_contenders as tests
 cell = tests.Cell{cell}
-contender = Keras(cell, tests.CPU)
+contender = {name}(cell, tests.CPU)
 tests.assert_same_phi(contender, cell)
 assert contender.compile_seconds > 0
 """
+IN_JAX = 'import jax; jax.config.update("jax_enable_x64", True)' + ALONE
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not find_spec("tensorflow"), reason=NO_KERAS)
 @pytest.mark.parametrize("cell", [("sine", 3, 4), ("conv4", 2, 3)])
-def test_the_keras_loop_finds_the_librarys_phi(cell: tuple[str, int, int]) -> None:
-    script = IN_KERAS.format(cell=cell)
-    subprocess.run([sys.executable, "-c", script], cwd=processes.ROOT, check=True)
+@pytest.mark.parametrize(
+    ("name", "script", "package", "why"),
+    [("Jax", IN_JAX, "jax", NO_JAX), ("Keras", ALONE, "tensorflow", NO_KERAS)],
+)
+def test_a_compiled_loop_finds_the_librarys_phi(
+    name: str, script: str, package: str, why: str, cell: tuple[str, int, int]
+) -> None:
+    if not find_spec(package):
+        pytest.skip(why)
+    command = [sys.executable, "-c", script.format(name=name, cell=cell)]
+    subprocess.run(command, cwd=processes.ROOT, check=True)

@@ -64,3 +64,14 @@ def leave(model: keras.Model, theta: Sequence[Any], order: Sequence[str]) -> Wei
         zip(names(model), (np.asarray(t) for t in theta), strict=True)
     )
     return {name: found[name] for name in order}
+
+
+def squared_error(y: Any, answers: Any) -> Any:
+    """Return the mean squared error."""
+    return keras.ops.mean((answers - y) ** 2)
+
+
+def cross_entropy(y: Any, answers: Any) -> Any:
+    """Return the mean cross-entropy of logits [B, ways] and labels y [B]."""
+    ask = keras.losses.sparse_categorical_crossentropy
+    return keras.ops.mean(ask(y, answers, from_logits=True))

@@ -194,3 +194,5 @@ def test_the_published_users_are_split() -> None:
     assert them.film.shape == (122, 10)
     assert them.asked.sum(1).min() >= 10
     assert films.counts[films.row > 0].min() >= 5
+    tested, trained = len(found.test.names), len(found.train.names)
+    assert tested / trained == Study().overlap
