@@ -36,12 +36,13 @@ def one_by_one(run: Training) -> Advance:
 def in_a_row(run: Training, most: int = IN_A_ROW) -> Advance:
     """Return the meta-steps of one process as graphs of `most` of them, and of one.
 
-    Those of one are for the first, which starts without a state, and for the rest of
-    `steps`, of which all tasks are held at a time.
+    Those of one are for the first, which may start without a state, and for the rest
+    of `steps`, of which all tasks are held at a time.
     """
-    replayed = captured(partial(a_row, run))
+    replayed, begun = captured(partial(a_row, run)), False
 
     def advance(now: MetaState, steps: range) -> Iterator[tuple[MetaState, Tensor]]:
+        nonlocal begun
         n, done = run.meta_batch, 0
         tasks = run.sample(now.phi, steps, range(n))
         shares = (run.epsilon(step / run.meta_steps) for step in steps)
@@ -49,8 +50,7 @@ def in_a_row(run: Training, most: int = IN_A_ROW) -> Advance:
         wide = torch.broadcast_tensors(*given)  # type: ignore[no-untyped-call]
         epsilons = torch.stack(wide)
         while done < len(steps):
-            left = len(steps) - done
-            count = most if now.inner_state is not None and left >= most else 1
+            count = most if begun and len(steps) - done >= most else 1
             rows = slice(n * done, n * (done + count))
             phi, inner, outer, watched = replayed(
                 now.phi,
@@ -59,7 +59,7 @@ def in_a_row(run: Training, most: int = IN_A_ROW) -> Advance:
                 tasks.map(lambda t, rows=rows: t[rows]),  # type: ignore[misc]
                 epsilons[done : done + count],
             )
-            done += count
+            done, begun = done + count, True
             now = MetaState(phi, inner, outer, now.meta_step + count)
             yield now, watched
 

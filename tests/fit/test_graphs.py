@@ -28,9 +28,10 @@ from reptile_lib import (
 )
 from reptile_lib.fit.graphs import Advance, captured, in_a_row, one_by_one
 from reptile_lib.fit.prepare import training
-from reptile_lib.inner import Moments
+from reptile_lib.inner import InnerOptimizer, Moments
+from reptile_lib.inner_loop import InnerLoop
 from reptile_lib.meta import MetaState, Training, reptile
-from reptile_lib.optimizers.formulas import momentum
+from reptile_lib.optimizers.formulas import momentum, sgd
 from reptile_lib.rng import Draws
 from reptile_lib.tasks import Episodes, minibatches
 from tests import textbook
@@ -97,11 +98,19 @@ def test_a_row_goes_on_where_another_run_stood() -> None:
     assert same(later, whole)
 
 
-def test_a_row_asks_for_as_many_steps_as_it_can() -> None:
-    """One that starts without a state, rows of four, and the rest one by one."""
-    start, run = run_of("Reptile")
-    counts = [len(seen) for _, seen in in_a_row(run, 4)(start, range(STEPS))]
-    assert counts == [1, 4, 4, 4, 4, 4, 1, 1]
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("inner", [adam(0.01), sgd(0.01)], ids=["adam", "sgd"])
+def test_a_row_asks_for_as_many_steps_as_it_can(
+    method: str, inner: InnerOptimizer
+) -> None:
+    """One that may start without a state, rows of four, and the rest one by one."""
+    start, run = run_of(method)
+    run = replace(run, U=InnerLoop(run.U.kernel, inner))
+    advance = in_a_row(run, 4)
+    counts = [len(seen) for _, seen in advance(start, range(15))]
+    assert counts == [1, 4, 4, 4, 1, 1]
+    *_, (now, _) = advance(start, range(1))
+    assert [len(seen) for _, seen in advance(now, range(1, 6))] == [4, 1]
 
 
 def test_epsilon_may_be_a_tensor_in_some_steps() -> None:
