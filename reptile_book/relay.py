@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch._dynamo  # before TensorFlow: after it, torch's LLVM ends the process
 from numpy.typing import NDArray
 from torch import nn
 from torch.nn import functional as F
