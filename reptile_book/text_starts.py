@@ -7,10 +7,11 @@
 Reptile trains a bag of hashed words and characters, weighted by their rarity in the
 training sentences: as in the paper, and with the last layer at zero at every task's
 start. Beside it stand random weights, joint training, and TF-IDF without any training
-on other classes. Rates, steps and penalties, and how long Reptile trains (more can be
-worse for new classes), are chosen on tasks of validation classes, with networks of
-another seed: `results/text-starts/<data>.json`. Each seed is then scored on tasks of
-test classes, the same for all methods: `<data>-<seed>.json`:
+on other classes. Rates, steps and penalties, how large the words' vectors are at first,
+and how long Reptile trains (more can be worse for new classes), are chosen on tasks of
+validation classes, with networks of another seed: `results/text-starts/<data>.json`.
+Each seed is then scored on tasks of test classes, the same for all methods:
+`<data>-<seed>.json`:
 
 - `metrics.<shots>-shot.<method>`: `mean` accuracy in [0, 1] over tasks with its `ci95`,
   and how far Reptile with the head at zero is `ahead`, task by task, with `ahead_ci95`
@@ -22,7 +23,7 @@ Nothing is overwritten.
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 from statistics import fmean
@@ -45,7 +46,7 @@ from reptile_lib.errors import UserError
 from reptile_lib.evaluation import evaluate
 from reptile_lib.examples import Examples
 from reptile_lib.learner import MetaLearner, Reptile
-from reptile_lib.models.text import encode_words, rarity, text_bag
+from reptile_lib.models.text import TABLE_STD, encode_words, rarity, text_bag
 from reptile_lib.optimizers.formulas import sgd
 from reptile_lib.optimizers.schedules import linear
 from reptile_lib.reading.texts import Texts
@@ -78,6 +79,8 @@ class Study(fields.Settings):
     meta_batch: int = 5
     meta_steps: tuple[int, ...] = (50, 200, 800)
     """Lengths of training by Reptile; the middle one chooses α."""
+    scales: tuple[float, ...] = (0.02, 0.1)
+    """Standard deviations of the words' first vectors; each start has its own."""
     rates: tuple[float, ...] = (0.5, 1.0, 2.0)
     """Of SGD, in training and in adaptation; grids grow where an edge wins."""
     steps: tuple[int, ...] = (10, 50)
@@ -107,9 +110,12 @@ class Corpus:
         )
         self.sentences = [sentence for own in texts.sentences for sentence in own]
 
-    def network(self, ways: int, seed: int) -> nn.Module:
-        """Return a bag whose words are weighted by their rarity here."""
-        return text_bag(ways, seed=seed, weights=self.rarity)
+    def network(self, ways: int, seed: int, scale: float) -> nn.Module:
+        """Return a bag: words weighted by rarity, first vectors of std `scale`."""
+        net = text_bag(ways, seed=seed, weights=self.rarity)
+        with torch.no_grad():
+            net.get_submodule("table").weight.mul_(scale / TABLE_STD)  # type: ignore[operator]
+        return net
 
     @cached_property
     def tfidf(self) -> dict[str, Any]:
@@ -225,10 +231,12 @@ def nearest_centroid(support: Any, y: Any, queries: Any) -> Any:
     return head(torch.from_numpy(queries.toarray())).argmax(1)
 
 
-def learner_of(corpus: Corpus, study: Study, seed: int, *, zeroed: bool) -> MetaLearner:
+def learner_of(
+    corpus: Corpus, study: Study, seed: int, *, scale: float, zeroed: bool
+) -> MetaLearner:
     """Return the untrained learner, its head at zero if `zeroed`."""
     learner = Reptile(
-        corpus.network(study.ways, seed),
+        corpus.network(study.ways, seed, scale),
         sgd(1.0),
         inner_steps=study.inner_steps,
         inner_batch=study.inner_batch,
@@ -246,16 +254,25 @@ def starting(learner: MetaLearner, phi: Tensor, *, zeroed: bool) -> MetaLearner:
     return learner
 
 
+@dataclass(frozen=True)
+class Training:
+    """How a start is trained."""
+
+    scale: float
+    rate: float
+    steps: int
+
+
 def train(
-    corpus: Corpus, rate: float, study: Study, seed: int, *, zeroed: bool, steps: int
+    corpus: Corpus, how: Training, study: Study, seed: int, *, zeroed: bool
 ) -> MetaLearner:
     """Train by Reptile on tasks of the training classes."""
-    learner = learner_of(corpus, study, seed, zeroed=zeroed)
-    learner.inner, line = sgd(rate), linear(1.0, 0.0)
+    learner = learner_of(corpus, study, seed, scale=how.scale, zeroed=zeroed)
+    learner.inner, line = sgd(how.rate), linear(1.0, 0.0)
     body = run.body_of(learner.model)
     learner.fit(
         FewShotTasks(corpus.examples, study.ways, study.train_shots),
-        meta_steps=steps,
+        meta_steps=how.steps,
         meta_batch=study.meta_batch,
         epsilon=(lambda done: line(done) * body) if zeroed else line,
         seed=seed,
@@ -263,12 +280,12 @@ def train(
     return learner
 
 
-def train_jointly(corpus: Corpus, rate: float, study: Study, seed: int) -> nn.Module:
+def train_jointly(corpus: Corpus, how: Training, study: Study, seed: int) -> nn.Module:
     """Train a network to tell all training classes apart."""
-    net = corpus.network(len(corpus.examples), seed)
-    how = {"seed": seed, "batch": study.joint_batch, "steps": study.joint_steps}
+    net = corpus.network(len(corpus.examples), seed, how.scale)
+    sizes = {"seed": seed, "batch": study.joint_batch, "steps": how.steps}
     fields.train_jointly(
-        net, corpus.ids, corpus.labels, F.cross_entropy, rate=rate, **how
+        net, corpus.ids, corpus.labels, F.cross_entropy, rate=how.rate, **sizes
     )
     return net
 
@@ -276,6 +293,27 @@ def train_jointly(corpus: Corpus, rate: float, study: Study, seed: int) -> nn.Mo
 def joined(learner: MetaLearner, net: nn.Module) -> MetaLearner:
     """Let a learner start from a jointly trained network, with zeros for its head."""
     return starting(learner, fields.with_new_head(learner.model, net), zeroed=True)
+
+
+def over_scales(
+    study: Study, steps: int, measure: Callable[[Training], float]
+) -> Record:
+    """Search the rate at each scale; return the best search, with its scale."""
+    found = []
+    for scale in study.scales:
+
+        def rated(rate: float) -> float:
+            return measure(Training(scale, rate, steps))  # noqa: B023
+
+        found.append({"scale": scale, **search(study.rates, rated, study.widen)})
+    own = max(found, key=lambda one: one["validation"])
+    others = {str(one["scale"]): one["validation"] for one in found}
+    return {**own, "steps": steps, "scales": others}
+
+
+def trained_as(found: Record) -> Training:
+    """Return the training that `over_scales` has found."""
+    return Training(found["scale"], found["value"], found["steps"])
 
 
 def choose(data: str, study: Study, say: Callable[[str], None] = print) -> Record:
@@ -300,62 +338,72 @@ def choose(data: str, study: Study, say: Callable[[str], None] = print) -> Recor
             bench.adapted(learner, rate, k, n).mean().item() for n in study.shots
         )
 
-    trained: dict[tuple[str, float, int], MetaLearner] = {}
+    trained: dict[tuple[str, Training], MetaLearner] = {}
 
-    def training(name: str, rate: float, steps: int) -> float:
-        learner = train(corpus, rate, study, seed, zeroed=name == ZEROED, steps=steps)
-        trained[name, rate, steps] = learner
-        return over_shots(learner, rate)
+    def training(name: str, how: Training) -> float:
+        learner = train(corpus, how, study, seed, zeroed=name == ZEROED)
+        trained[name, how] = learner
+        return over_shots(learner, how.rate)
 
-    def measure(name: str, steps: int, rate: float) -> float:
-        what = f"{name}, α = {rate}, {steps} meta-steps"
-        return told(what, partial(training, name, rate, steps))
+    def measure(name: str, how: Training) -> float:
+        return told(f"{name}, {how}", partial(training, name, how))
 
     middle = sorted(study.meta_steps)[len(study.meta_steps) // 2]
     best = {}
     for name in (ZEROED, PAPER):
-        found = search(study.rates, partial(measure, name, middle), study.widen)
-        rate, lengths = found["value"], {middle: found["validation"]}
+        found = over_scales(study, middle, partial(measure, name))
+        how, lengths = trained_as(found), {middle: found["validation"]}
         for steps in set(study.meta_steps) - {middle}:
-            lengths[steps] = measure(name, steps, rate)
+            lengths[steps] = measure(name, replace(how, steps=steps))
         steps = max(lengths, key=lambda n: lengths[n])
-        best[name] = trained[name, rate, steps]
+        best[name] = trained[name, replace(how, steps=steps)]
         by_length = {str(n): lengths[n] for n in sorted(lengths)}
-        chosen[name] = {"training": found | {"meta_steps": steps, "lengths": by_length}}
+        chosen[name] = {"training": found | {"steps": steps, "lengths": by_length}}
 
-    joint: dict[float, nn.Module] = {}
+    joint: dict[Training, nn.Module] = {}
 
-    def jointly(rate: float) -> float:
-        joint[rate] = train_jointly(corpus, rate, study, seed)
-        return fmean(bench.nearest(joint[rate], n).mean().item() for n in study.shots)
+    def jointly(how: Training) -> float:
+        joint[how] = train_jointly(corpus, how, study, seed)
+        return fmean(bench.nearest(joint[how], n).mean().item() for n in study.shots)
 
-    found = search(
-        study.joint_rates,
-        lambda rate: told(f"joint training at {rate}", partial(jointly, rate)),
-        study.widen,
+    found = over_scales(
+        replace(study, rates=study.joint_rates),
+        study.joint_steps,
+        lambda how: told(f"{TUNED}, {how}", partial(jointly, how)),
     )
     chosen[TUNED] = {"training": found}
     plain = partial(learner_of, corpus, study, seed)
-    starts = {
-        ZEROED: {"zero": best[ZEROED]},
-        PAPER: {"learnt": best[PAPER]},
-        RANDOM: {"drawn": plain(zeroed=False), "zero": plain(zeroed=True)},
-        TUNED: {"zero": joined(plain(zeroed=True), joint[found["value"]])},
+    tuned = trained_as(found)
+    fresh = plain(scale=tuned.scale, zeroed=True)
+    starts: dict[str, dict[tuple[str, float], MetaLearner]] = {
+        ZEROED: {("zero", trained_as(chosen[ZEROED]["training"]).scale): best[ZEROED]},
+        PAPER: {("learnt", trained_as(chosen[PAPER]["training"]).scale): best[PAPER]},
+        RANDOM: {
+            (head, scale): plain(scale=scale, zeroed=head == "zero")
+            for scale in study.scales
+            for head in ("drawn", "zero")
+        },
+        TUNED: {("zero", tuned.scale): joined(fresh, joint[tuned])},
     }
     for name, heads in starts.items():
         for shots in study.shots:
             tried = {}
-            for head, learner in heads.items():
+            for (head, scale), learner in heads.items():
                 for steps in study.steps:
 
                     def rated(rate: float) -> float:
-                        what = f"{name}, {shots}-shot, {head}, {steps} steps, {rate}"  # noqa: B023
+                        start = f"{name}, {head}, {scale}"  # noqa: B023
+                        what = f"{start}, {shots}-shot, {steps} steps, {rate}"  # noqa: B023
                         score = partial(bench.adapted, learner, rate, steps, shots)  # noqa: B023
                         return told(what, lambda: score().mean().item())
 
-                    tried[head, steps] = search(study.rates, rated, study.widen)
-            head, steps = max(tried, key=lambda key: tried[key]["validation"])
-            own = tried[head, steps] | {"head": head, "steps": steps}
+                    tried[head, scale, steps] = search(study.rates, rated, study.widen)
+            head, scale, steps = max(tried, key=lambda key: tried[key]["validation"])
+            own = tried[head, scale, steps] | {
+                "head": head,
+                "scale": scale,
+                "steps": steps,
+            }
             chosen.setdefault(name, {})[f"{shots}-shot"] = own
     for kind in (WORDS, BOTH):
         for shots in study.shots:
@@ -392,30 +440,29 @@ def final(data: str, choice: Record, seed: int, study: Study) -> Record:
         return made
 
     def reptile(name: str, zeroed: bool) -> MetaLearner:
-        own = chosen[name]["training"]
-        rate, how = own["value"], {"zeroed": zeroed, "steps": own["meta_steps"]}
-        made: MetaLearner = timed(name, lambda: train(corpus, rate, study, seed, **how))
+        how = trained_as(chosen[name]["training"])
+        made: MetaLearner = timed(
+            name, lambda: train(corpus, how, study, seed, zeroed=zeroed)
+        )
         return made
 
-    net: nn.Module = timed(
-        TUNED,
-        lambda: train_jointly(corpus, chosen[TUNED]["training"]["value"], study, seed),
-    )
+    def untrained(shots: int) -> MetaLearner:
+        own = chosen[RANDOM][f"{shots}-shot"]
+        return plain(scale=own["scale"], zeroed=own["head"] == "zero")
+
+    tuned = trained_as(chosen[TUNED]["training"])
+    net: nn.Module = timed(TUNED, lambda: train_jointly(corpus, tuned, study, seed))
     plain = partial(learner_of, corpus, study, seed)
     learners = {
         ZEROED: reptile(ZEROED, True),
         PAPER: reptile(PAPER, False),
-        RANDOM: plain(zeroed=False),
-        TUNED: joined(plain(zeroed=True), net),
+        TUNED: joined(plain(scale=tuned.scale, zeroed=True), net),
     }
-    untrained = learners[RANDOM].phi
     metrics = {}
     for shots in study.shots:
         found = {}
-        for name, learner in learners.items():
+        for name, learner in {**learners, RANDOM: untrained(shots)}.items():
             own = chosen[name][f"{shots}-shot"]
-            if name == RANDOM:
-                starting(learner, untrained, zeroed=own["head"] == "zero")
             found[name] = bench.adapted(learner, own["value"], own["steps"], shots)
         found[NEAREST] = bench.nearest(net, shots)
         for kind in (WORDS, BOTH):

@@ -18,6 +18,7 @@ from reptile_book.text_starts import (
     Bench,
     Corpus,
     Study,
+    Training,
 )
 from reptile_lib import UserError, load
 from reptile_lib.models.text import encode_words
@@ -81,7 +82,9 @@ def test_words_that_were_never_seen_count(bench: Bench) -> None:
 
 def test_words_are_weighted_by_the_training_sentences_alone(bench: Bench) -> None:
     corpus = Corpus(load("requests").train)
-    net = corpus.network(5, seed=1)
+    net = corpus.network(5, seed=1, scale=0.02)
+    table = net.get_parameter("table.weight")
+    assert table.std().item() == pytest.approx(0.02, rel=0.02)
     (rare, common) = encode_words(["Kyoto the"], length=2)[0]
     weights = net.get_buffer("weights")
     assert weights[rare] > weights[common] > 1
@@ -89,18 +92,19 @@ def test_words_are_weighted_by_the_training_sentences_alone(bench: Bench) -> Non
 
 
 def test_heads_start_at_zero_and_stay_there(bench: Bench) -> None:
-    made = text_starts.train(bench.corpus, 1.0, TINY, 0, zeroed=True, steps=2)
+    how = Training(scale=0.1, rate=1.0, steps=2)
+    made = text_starts.train(bench.corpus, how, TINY, 0, zeroed=True)
     body = run.body_of(made.model)
-    start = text_starts.learner_of(bench.corpus, TINY, 0, zeroed=True).phi
+    start = text_starts.learner_of(bench.corpus, TINY, 0, scale=0.1, zeroed=True).phi
     assert torch.equal(made.phi * (1 - body), torch.zeros_like(body))
     assert not torch.equal(made.phi, start)
-    paper = text_starts.train(bench.corpus, 1.0, TINY, 0, zeroed=False, steps=2)
+    paper = text_starts.train(bench.corpus, how, TINY, 0, zeroed=False)
     assert (paper.phi * (1 - body)).abs().max() > 0
 
 
 def test_a_jointly_trained_network_lends_all_but_its_head(bench: Bench) -> None:
-    net = text_starts.train_jointly(bench.corpus, 3e-3, TINY, 0)
-    learner = text_starts.learner_of(bench.corpus, TINY, 1, zeroed=False)
+    net = text_starts.train_jointly(bench.corpus, Training(0.1, 3e-3, 3), TINY, 0)
+    learner = text_starts.learner_of(bench.corpus, TINY, 1, scale=0.1, zeroed=False)
     text_starts.joined(learner, net)
     table = net.get_parameter("table.weight")
     assert torch.equal(learner.phi[: table.numel()], table.detach().flatten())
@@ -122,8 +126,10 @@ def test_records_say_what_was_done(tmp_path: Path) -> None:
     for name in (ZEROED, text_starts.PAPER):
         own = choice["chosen"][name]["training"]
         assert {*own["lengths"]} == {"2", "3"}
-        reached = own["lengths"][str(own["meta_steps"])]
+        reached = own["lengths"][str(own["steps"])]
         assert reached == max(own["lengths"].values())
+        middle = max(own["scales"].values())
+        assert own["scales"][str(own["scale"])] == middle == own["lengths"]["3"]
     for scores in scored["metrics"].values():
         assert {*scores} == {*METHODS}
         for score in scores.values():
