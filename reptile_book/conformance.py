@@ -216,7 +216,7 @@ def with_jax(cell: Cell) -> tuple[Weights, NDArray[Any]]:
     jax.config.update("jax_enable_x64", cell.precision == "float64")
     from reptile_lib.frameworks import jax_loop as loop
 
-    task, adapt_all, answer_all = _jax_parts(cell.model, cell.inner.split()[0])
+    task, net = _jax_parts(cell.model, cell.inner.split()[0])
     model = net_of(cell)
     start = channels_last(numbers(model, ravel(model)))
     phi = {name: jax.numpy.asarray(value) for name, value in start.items()}
@@ -227,17 +227,18 @@ def with_jax(cell: Cell) -> tuple[Weights, NDArray[Any]]:
     for (x, y), _, order in tasks[:-1]:
         phi, state, _ = loop.meta_step(task, phi, state, (x, y, order), EPSILON)
         state = state if "carried" in cell.inner else first
-    (x, y), query, order = tasks[-1]
-    theta, *_ = adapt_all(phi, state, x, y, order)
-    answers = answer_all(theta, query.x)
+    answers = []
+    for alone, x in one_by_one(tasks[-1], jax.numpy.stack):
+        theta, *_ = loop.meta_step(task, phi, state, alone, 1.0)
+        answers.append(np.asarray(net(theta, x)))
     # jit sorts a dict by name
     found = {n: np.asarray(phi[n]) for n in start}
-    return channels_first(found), np.asarray(answers)
+    return channels_first(found), np.stack(answers)
 
 
 @cache
-def _jax_parts(model: str, inner: str) -> tuple[Any, Any, Any]:
-    """Return a task, all tasks, and answers; the same ones, so that jit knows them."""
+def _jax_parts(model: str, inner: str) -> tuple[Any, Any]:
+    """Return a task and a network; the same ones, so that jit knows them."""
     import jax
 
     from reptile_lib.frameworks import jax_loop as loop
@@ -248,9 +249,19 @@ def _jax_parts(model: str, inner: str) -> tuple[Any, Any, Any]:
         "conv4": (nets.conv4, nets.cross_entropy),
     }[model]
     made = {"sgd": loop.sgd, "adam": loop.adam}[inner](RATES[inner])
-    task = loop.adapt(net, loss, made)
-    adapt_all = jax.jit(jax.vmap(task, (None, None, 0, 0, 0)))
-    return task, adapt_all, jax.jit(jax.vmap(net))
+    return loop.adapt(net, loss, made), jax.jit(net)
+
+
+def one_by_one(tasks: Any, stack: Callable[..., Any]) -> Iterator[tuple[Any, Any]]:
+    """Yield for each of n tasks a meta-batch of this one n times, and its queries.
+
+    A meta-step on it with ε = 1 ends at the task's θ, and of the shape of the steps
+    before it, so that nothing is compiled anew.
+    """
+    (x, y), query, order = tasks
+    n = len(y)
+    for i in range(n):
+        yield tuple(stack([t[i]] * n) for t in (x, y, order)), query.x[i]
 
 
 def last(x: Tensor) -> NDArray[Any]:
@@ -277,18 +288,12 @@ def with_keras(cell: Cell) -> tuple[Weights, NDArray[Any]]:
     for (x, y), _, order in tasks[:-1]:
         phi, state, _ = step(phi, state, (x, y, order), epsilon)
         state = state if "carried" in cell.inner else first
-    (x, y), query, order = tasks[-1]
-    one, rest = (
-        tf.constant(1.0, phi[0].dtype),
-        [v.value for v in net.non_trainable_variables],
-    )
+    one = tf.constant(1.0, phi[0].dtype)
+    rest = [v.value for v in net.non_trainable_variables]
     answers = []
-    for i in range(
-        cell.tasks
-    ):  # a meta-step on one task with epsilon 1 ends at its theta
-        alone = tuple(t[i : i + 1] for t in (x, y, order))
+    for alone, x in one_by_one(tasks[-1], tf.stack):
         theta, *_ = step(phi, state, alone, one)
-        answers.append(net.stateless_call(theta, rest, query.x[i], training=True)[0])
+        answers.append(net.stateless_call(theta, rest, x, training=True)[0])
     found = nets.leave(net, phi, list(start))
     return channels_first(found), np.stack([np.asarray(a) for a in answers])
 

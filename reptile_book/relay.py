@@ -34,7 +34,7 @@ from reptile_lib.rng import TEST, TRAIN
 from reptile_lib.tasks import Episodes
 
 WAYS, FILTERS, SIDE, RATE = 5, 8, 28, 0.3
-META_STEPS, INNER_STEPS, INNER_BATCH, TASKS = 100, 5, 10, 40
+META_STEPS, INNER_STEPS, INNER_BATCH, TASKS = 50, 5, 10, 40
 Given = tuple[NDArray[Any], ...]
 """Support x [n, S, ...] and y [n, S], order [n, k, b]."""
 
@@ -59,6 +59,7 @@ def network() -> nn.Module:
     return conv4(WAYS, size=SIDE, filters=FILTERS).double()
 
 
+@cache
 def letters(part: str) -> FewShotTasks:
     """Return tasks of train or test letters: five to tell apart, from five drawings."""
     return FewShotTasks(getattr(load("glyphs"), part), WAYS, 5, query_shots=5)

@@ -5,7 +5,6 @@ import tempfile
 from collections.abc import Iterator
 
 import pytest
-import torch
 
 # Hypothesis keeps its notes outside the book's source, and finds the same examples
 # on every machine.
@@ -22,6 +21,8 @@ settings.load_profile("book")
 @pytest.fixture
 def float64() -> Iterator[None]:
     """Make float64 the default dtype for one test."""
+    import torch  # takes seconds, and most tests of pages need none
+
     before = torch.get_default_dtype()
     torch.set_default_dtype(torch.float64)
     yield

@@ -37,12 +37,13 @@ def test_all_frameworks_answer_alike_whoever_trained() -> None:
         assert readers == "torch, jax, keras, library"
 
 
-@pytest.mark.slow
 def test_answers_that_differ_are_told(capsys: pytest.CaptureFixture[str]) -> None:
-    torch = relay.torch_twin()
+    torch = replace(relay.torch_twin(), meta_step=lambda phi, tasks, epsilon: phi)
 
     def negated(phi: Any, x: NDArray[Any]) -> NDArray[Any]:
         return -torch.answer(phi, x)
 
     assert not relay.compare({"torch": torch, "jax": replace(torch, answer=negated)})
-    assert "NOT jax" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert out.count("alike: torch, NOT jax, NOT library") == 1
+    assert out.count("alike: NOT torch, jax, NOT library") == 1
