@@ -482,6 +482,12 @@ def final(data: str, choice: Record, seed: int, study: Study) -> Record:
     }
 
 
+def recorded(data: str, folder: Path = Path("results")) -> list[Record]:
+    """Return the metrics of each recorded seed."""
+    paths = sorted((folder / ROW).glob(f"{data}-[0-9].json"))
+    return [records.read_one(path)["metrics"] for path in paths]
+
+
 def table(data: str, folder: Path = Path("results")) -> list[list[str]]:
     """Return a row per method: accuracies in % and leads at each number of shots.
 
@@ -489,8 +495,7 @@ def table(data: str, folder: Path = Path("results")) -> list[list[str]]:
     deviation over seeds, and how far Reptile with its head at zero is ahead, its mean
     with the lowest and the highest of a seed. Empty where nothing is recorded.
     """
-    paths = sorted((folder / ROW).glob(f"{data}-[0-9].json"))
-    found = [records.read_one(path)["metrics"] for path in paths]
+    found = recorded(data, folder)
     lines = []
     for method in METHODS if found else ():
         line = [method]

@@ -323,8 +323,10 @@ def serial(steps: Callable[..., torch.optim.Optimizer]) -> Serial:
 
 
 SGD, Adam = torch.optim.SGD, torch.optim.Adam
+# Made once: a kernel that compiles does so for each optimiser that it meets.
+PLAIN, MOMENTS = sgd(0.05), adam(0.01, (0.9, 0.99))
 OPTIMIZERS: dict[str, tuple[Make, Serial]] = {
-    "sgd": (lambda rates: sgd(0.05), serial(partial(SGD, lr=0.05))),
+    "sgd": (lambda rates: PLAIN, serial(partial(SGD, lr=0.05))),
     "gd": (lambda rates: gd(0.05), serial(partial(SGD, lr=0.05))),
     "momentum": (
         lambda rates: momentum(0.05, 0.8),
@@ -335,7 +337,7 @@ OPTIMIZERS: dict[str, tuple[Make, Serial]] = {
         serial(partial(Adam, lr=0.01, betas=(0.0, 0.999))),
     ),
     "adam": (
-        lambda rates: adam(0.01, (0.9, 0.99)),
+        lambda rates: MOMENTS,
         serial(partial(Adam, lr=0.01, betas=(0.9, 0.99))),
     ),
     "sgd, one rate": (
@@ -493,7 +495,7 @@ def test_carried_state_is_one_optimizer_over_all_tasks(
     kernel: Kernel, it: Problem
 ) -> None:
     # The authors' loop: weights are put back after each task, moments are not.
-    inner, order, phi = adam(0.01, (0.9, 0.99)), minibatches(), it.phi
+    inner, order, phi = MOMENTS, minibatches(), it.phi
     model = textbook.model_at(it.model, phi)
     optimizer = Adam(model.parameters(), 0.01, (0.9, 0.99))
     state = None
@@ -567,7 +569,7 @@ def test_switch_every_takes_the_first_steps(
 @pytest.mark.slow
 @each_case
 def test_one_task_is_its_row_of_many(kernel: Kernel, it: Problem) -> None:
-    inner, order, theta = adam(0.01, (0.9, 0.99)), minibatches(), it.several
+    inner, order, theta = MOMENTS, minibatches(), it.several
     many = adapt(kernel, theta, it.support, order, inner)
     g, losses = kernel.gradient(kernel.pack(theta), it.support)
     outputs = kernel.outputs(kernel.pack(theta), it.support.x)
@@ -635,9 +637,9 @@ def test_runs_side_by_side_are_each_run_alone(kernel: Kernel, it: Problem) -> No
     inner = sgd(torch.tensor([[0.05], [0.02]], dtype=torch.float64))
     both = InnerLoop(kernel, inner)(kernel.pack(phi), support, order)
     assert both.theta.shape == (TASKS, *phi.shape)
-    for run, lr in enumerate((0.05, 0.02)):
+    for run, inner in enumerate((PLAIN, sgd(0.02))):
         own = support.map(lambda t, run=run: t[:, run])  # type: ignore[misc]
-        alone = adapt(kernel, phi[run], own, order[:, run], sgd(lr))
+        alone = adapt(kernel, phi[run], own, order[:, run], inner)
         same(kernel.unpack(both.theta)[:, run], alone.theta)
         same(both.losses[:, run], alone.losses)
 

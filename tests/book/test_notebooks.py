@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+import torch  # noqa: F401  # or the runs of pytest in this file would load it, each anew
 
 from reptile_book.notebooks import KERNELSPEC
 from tests.book import rules
