@@ -34,7 +34,7 @@ from reptile_lib.rng import TEST, TRAIN
 from reptile_lib.tasks import Episodes
 
 WAYS, FILTERS, SIDE, RATE = 5, 8, 28, 0.3
-META_STEPS, INNER_STEPS, INNER_BATCH, TASKS = 50, 5, 10, 40
+META_STEPS, INNER_STEPS, INNER_BATCH, TASKS = 100, 5, 10, 40
 Given = tuple[NDArray[Any], ...]
 """Support x [n, S, ...] and y [n, S], order [n, k, b]."""
 
