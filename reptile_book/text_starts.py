@@ -114,7 +114,7 @@ class Corpus:
         """Return a bag: words weighted by rarity, first vectors of std `scale`."""
         net = text_bag(ways, seed=seed, weights=self.rarity)
         with torch.no_grad():
-            net.get_submodule("table").weight.mul_(scale / TABLE_STD)  # type: ignore[operator]
+            net.get_parameter("table.weight").mul_(scale / TABLE_STD)
         return net
 
     @cached_property
@@ -446,13 +446,14 @@ def final(data: str, choice: Record, seed: int, study: Study) -> Record:
         )
         return made
 
+    plain = partial(learner_of, corpus, study, seed)
+
     def untrained(shots: int) -> MetaLearner:
         own = chosen[RANDOM][f"{shots}-shot"]
         return plain(scale=own["scale"], zeroed=own["head"] == "zero")
 
     tuned = trained_as(chosen[TUNED]["training"])
     net: nn.Module = timed(TUNED, lambda: train_jointly(corpus, tuned, study, seed))
-    plain = partial(learner_of, corpus, study, seed)
     learners = {
         ZEROED: reptile(ZEROED, True),
         PAPER: reptile(PAPER, False),

@@ -3,10 +3,9 @@
 The answers come from `textbook`: deepcopy, backward(), torch.optim, in float64.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, cached_property, partial
-from typing import Any
 
 import pytest
 import torch
@@ -241,7 +240,7 @@ KERNELS: dict[str, Callable[[Problem], Kernel | None]] = {
 COMPILED = "images, compiled"  # each of its tests waits for a compiler
 
 
-def asked(problems: dict[str, Problem]) -> list[Any]:
+def asked(problems: dict[str, Problem]) -> Sequence[object]:
     """Return the parameters (kernel, problem) of tests, those that take long marked."""
     parameters = []
     for kernel, make in KERNELS.items():
@@ -354,22 +353,7 @@ OPTIMIZERS: dict[str, tuple[Make, Serial]] = {
         lambda m, rates: WithLastGradient(m, 0.05),
     ),
 }
-COMPILED_ELSEWHERE = {"gd", "adam"}  # sgd's graph; tests/fast/test_conv4.py
-
-
-def with_optimizers(problems: dict[str, Problem]) -> list[Any]:
-    """Return the parameters (kernel, problem) and optimiser of tests."""
-    return [
-        pytest.param(case.values[0], name, id=f"{name}-{case.id}", marks=case.marks)
-        for case in asked(problems)
-        for name in OPTIMIZERS
-        if not (case.values[0][0] == COMPILED and name in COMPILED_ELSEWHERE)
-    ]
-
-
-each_case_and_optimizer = pytest.mark.parametrize(
-    ("case", "name"), with_optimizers(PROBLEMS)
-)
+each_optimizer = pytest.mark.parametrize("name", OPTIMIZERS)
 own_kinds = ["sgd", "adam", "own, rates in its state"]
 
 
@@ -456,7 +440,8 @@ def test_a_gradient_is_the_callers_to_keep(kernel: Kernel, it: Problem) -> None:
 
 
 @pytest.mark.slow
-@each_case_and_optimizer
+@each_case
+@each_optimizer
 def test_descend_is_the_textbook_loop(
     kernel: Kernel, it: Problem, case: tuple[str, str], name: str
 ) -> None:

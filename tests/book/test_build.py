@@ -93,12 +93,15 @@ def test_a_build_depends_on_no_earlier_one(tmp_path: Path) -> None:
 
 
 def test_every_warning_fails_the_build(tmp_path: Path) -> None:
-    toc = CONTENTS + "  - file: chapters/paeg\n"
+    toc = CONTENTS.replace("chapters/page", "chapters/paeg")
+    folder = make_folder(tmp_path, FILES | {"_toc.yml": toc})
+    done = make_book(folder)
+    assert "nonexisting document 'chapters/paeg'" in done.stdout
+    assert done.returncode != 0
+
     page = "# A page\n\n{ref}`nowhere`\n"
-    wrong = FILES | {"_toc.yml": toc, "chapters/page.md": page}
-    folder = make_folder(tmp_path, wrong)
+    write(folder, {"_toc.yml": CONTENTS, "chapters/page.md": page})
     for _ in range(2):  # the second time, Sphinx would not look at the page again
         done = make_book(folder)
-        assert "nonexisting document 'chapters/paeg'" in done.stdout
         assert "undefined label: 'nowhere'" in done.stdout
         assert done.returncode != 0
