@@ -23,11 +23,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from benchmarks.limit import conv4_flops
+from reptile_lib.distributions.few_shot import FewShotTasks
+from reptile_lib.examples import Examples
 from reptile_lib.fast.choose import make_kernel
 from reptile_lib.models.conv4 import conv4
 from reptile_lib.optimizers.formulas import adam
 from reptile_lib.params import ravel
-from reptile_lib.tasks import Batch
+from reptile_lib.rng import TRAIN, draws
+from reptile_lib.tasks import Batch, minibatches
 
 WAYS, SHOTS, BATCH = 5, 10, 10
 FLOPS, BYTES = 67e12, 4.8e12
@@ -99,7 +102,22 @@ def inner_step(tasks: int) -> Cost:
             lambda: kernel.descend(inner, theta, state, support, order[:, :k])
         )
 
-    return steps(4).less(steps(3))
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # a CPU with several shares products out in further calls
+    try:
+        return steps(4).less(steps(3))
+    finally:
+        torch.set_num_threads(threads)
+
+
+def drawing(tasks: int) -> Cost:
+    """Return the cost of drawing so many tasks, with their minibatches."""
+    pictures = torch.zeros(100, 20, 1, 28, 28, dtype=torch.uint8)
+    classes = Examples(pictures, tuple(map(str, range(100))))
+    few_shot = FewShotTasks(classes, WAYS, SHOTS)
+    who = draws(0, TRAIN, range(1), range(tasks), torch.device("cpu"))
+    few_shot.sample(who)  # puts on the device what stays there
+    return counted(lambda: minibatches(few_shot.sample(who), who, 5, BATCH))
 
 
 def main() -> int:
@@ -115,6 +133,12 @@ def main() -> int:
         )
     kinds = ", ".join(f"{n} {name}" for name, n in cost.calls.most_common())
     print(f"calls: {kinds}")
+    for tasks in (5, 255):
+        cost = drawing(tasks)
+        print(
+            f"drawing {tasks} tasks: {sum(cost.calls.values())} calls,"
+            f" {cost.bytes / 1e6:.1f} MB"
+        )
     return 0
 
 

@@ -25,7 +25,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from reptile_lib.inner import InnerOptimizer, Moments, State, mean_state
 from reptile_lib.inner_loop import InnerLoop
 from reptile_lib.params import interpolate
-from reptile_lib.rng import TRAIN, draws
+from reptile_lib.rng import TRAIN, Draws, draws
 from reptile_lib.tasks import Episodes, Tasks, in_parts, minibatches
 
 T = TypeVar("T")
@@ -166,9 +166,8 @@ class Training:
         """Raise UserError for a seed out of range, before anything is done."""
         draws(self.seed, TRAIN, range(0), range(0), torch.device("cpu"))
 
-    def sample(self, phi: Tensor, steps: range, some: range) -> Episodes:
-        """Draw tasks `some` of each of these meta-steps, for a φ, with minibatches."""
-        who = draws(self.seed, TRAIN, steps, some, phi.device)
+    def sample(self, phi: Tensor, who: Draws) -> Episodes:
+        """Draw tasks, for a φ, with minibatches."""
         found = self.tasks.sample(who).for_model(phi)
         if found.order.numel():
             return found
@@ -176,8 +175,11 @@ class Training:
 
     def drawn(self, steps: range, phi: Tensor) -> Iterator[Iterator[Episodes]]:
         """Yield for each meta-step this process's tasks, in parts."""
-        sample, mine = partial(self.sample, phi), self.team.share(self)
-        return in_parts(sample, steps, mine, self.at_once)
+        named = partial(draws, self.seed, TRAIN, device=phi.device)
+        mine = self.team.share(self)
+        return in_parts(
+            lambda *of: self.sample(phi, named(*of)), steps, mine, self.at_once
+        )
 
 
 class Team(Protocol):

@@ -59,12 +59,12 @@ class Draws:
         if not 0 <= seed <= MASK:
             raise UserError(f"seed = {seed}; give one from 0 to {MASK}")
         self._key = (seed, stream)
-        self._tasks = tasks
+        self.tasks = tasks
         self.device = tasks.device
 
     def with_seed(self, seed: int) -> "Draws":
         """Return the draws of the same tasks under another seed."""
-        return Draws(seed, self._key[1], self._tasks)
+        return Draws(seed, self._key[1], self.tasks)
 
     def uniform(self, slot: int, *shape: int) -> Tensor:
         """Return float64 ``[m, *shape]`` in [0, 1).
@@ -73,13 +73,13 @@ class Draws:
         """
         count = torch.Size(shape).numel()
         index = torch.arange(-(-count // 4), device=self.device)
-        index = index.expand(len(self._tasks), -1)
+        index = index.expand(len(self.tasks), -1)
         step, task = (
-            column.unsqueeze(1).expand_as(index) for column in self._tasks.unbind(1)
+            column.unsqueeze(1).expand_as(index) for column in self.tasks.unbind(1)
         )
         words = philox((step, task, torch.full_like(index, slot), index), self._key)
         values = torch.stack(words, -1).flatten(1)[:, :count]
-        return values.double().div(2**32).reshape(len(self._tasks), *shape)
+        return values.double().div(2**32).reshape(len(self.tasks), *shape)
 
     def permutations(self, slot: int, count: int, size: int) -> Tensor:
         """Return int64 [m, count, size]: `count` random orders of range(size)."""

@@ -3,7 +3,8 @@
 A task distribution has two methods: `to` moves its data to a device, and `sample`
 returns the tasks that `Draws` names, as stacked tensors. Sine waves, few-shot
 classification and groups of rows are in `distributions`, quadratic bowls in
-`theory.quadratics`; any object with these methods will do.
+`theory.quadratics`; any object with these methods will do. On a GPU, one whose `sample`
+asks the host for nothing may say so: `fit.graphs.recordable`.
 """
 
 from collections.abc import Callable, Iterator

@@ -13,9 +13,9 @@ MINUTES = 8
 STAGES = {
     "limits": 25.0,
     "correctness": 35.0,
-    "speed": 120.0,
-    "train-5way": 240.0,
-    "train-glyphs": 60.0,
+    "speed": 165.0,
+    "train-5way": 205.0,
+    "train-glyphs": 50.0,
     "train-20way": math.inf,
 }
 """Seconds that a stage may take."""

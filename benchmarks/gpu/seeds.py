@@ -62,6 +62,8 @@ class Run:
     data: list[Splits]
     tasks: list[FewShotTasks]
     """What each seed trains on, on its device."""
+    compiled: bool = False
+    """Whether inner steps are compiled, in training alone: each shape takes long."""
 
     @property
     def done(self) -> int:
@@ -75,6 +77,8 @@ class Run:
         """
         config = self.config
         epsilon = linear(config.epsilon, config.epsilon_final)
+        for learner in self.learners:
+            learner.compiled = self.compiled
         fit_side_by_side(
             self.learners,
             self.tasks,
@@ -83,6 +87,8 @@ class Run:
             meta_batch=config.meta_batch,
             epsilon=lambda done: epsilon(round(done * meta_steps) / config.meta_steps),
         )
+        for learner in self.learners:
+            learner.compiled = False
 
 
 def prepare(job: Job, row: str, sizes: Sizes) -> Run:

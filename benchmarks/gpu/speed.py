@@ -1,13 +1,15 @@
 """Seconds a meta-step, in turns; and what the GPU does during the slowest.
 
-First torch's contenders, cell by cell; then profiles; then JAX, which needs longest to
-get ready, each of its cells in turns with the library again.
+First torch's contenders, cell by cell; then profiles; then compiled inner steps and
+JAX, which need longest to get ready, each of their cells in turns with the library.
 """
 
+import time
 import traceback
 from typing import Any
 
 from benchmarks.contenders import Library, Textbook, Torch
+from benchmarks.gpu.checks import Checks, apart
 from benchmarks.gpu.jax_process import JaxProcess
 from benchmarks.gpu.job import Job
 from benchmarks.gpu.profiles import profile
@@ -28,7 +30,11 @@ CELLS = (
 )
 """The cell of the headline row first, in case time runs out."""
 
+FUSED = (Cell("conv4", 5, 5), Cell("conv4", 256, 5))
+"""Cells that are compiled: what launches bound, and what memory does."""
+
 DRY_CELLS = (Cell("conv4", 1, 1), Cell("sine", 2, 2))
+DRY_FUSED = DRY_CELLS[1:]
 
 VARIANTS: dict[str, Record] = {
     "recorded": {"recorded": True},
@@ -38,7 +44,13 @@ VARIANTS: dict[str, Record] = {
 }
 """The library's contenders, by their settings."""
 
+COMPILED: Record = {"recorded": True, "compiled": True}
+"""Their inner steps fused by torch.compile, and these recorded."""
+
 LOOPS: dict[str, Any] = {"textbook": Textbook, "torch": Torch}
+
+LATE = ("compiled", "jax")
+"""They come last, each in turns with the library again: `recorded_beside_NAME`."""
 
 EFFORT = Effort(budget=0.8, repetition=0.3, long=1.0, longest=2.0)
 DRY = Effort(budget=0.01, repetition=0.01, long=0.1, longest=0.2)
@@ -59,6 +71,13 @@ def measure(job: Job) -> None:
             race(job, cell, row)
         job.report.add(cells=rows)
     job.report.add(profiles=profiles(job, list(cells), rows))
+    for cell, row in zip(cells, rows, strict=True):
+        if (
+            cell in (DRY_FUSED if job.dry else FUSED)
+            and job.left() > 0.4 * end_of_torch
+        ):
+            beside_compiled(job, cell, row)
+        job.report.add(cells=rows)
     job.report.add(jax=beside_jax(job, list(cells), rows), cells=rows)
 
 
@@ -67,13 +86,18 @@ def empty(cell: Cell) -> Record:
     flops = None
     if cell.problem == "conv4":
         flops = conv4_flops(BATCH, cell.ways) * cell.meta_batch * cell.inner_steps
-    names = ("textbook", "torch", *VARIANTS, "jax", "recorded_beside_jax")
+    others = (f"{turn}{name}" for name in LATE for turn in ("", "recorded_beside_"))
+    names = ("textbook", "torch", *VARIANTS, *others)
     return {
         **vars(cell),
         "flops": flops,
         "contenders": dict.fromkeys(names),
         "jax_compile_seconds": None,
-        "tracebacks": dict.fromkeys(("textbook", "torch", *VARIANTS, "turns")),
+        "compile_seconds": None,
+        "compiled_difference": None,
+        "tracebacks": dict.fromkeys(
+            ("textbook", "torch", *VARIANTS, "turns", "compiled")
+        ),
     }
 
 
@@ -126,6 +150,32 @@ def profiles(job: Job, cells: list[Cell], rows: list[Record]) -> list[Record]:
             found.append(about | profile(library, PROFILED))
             job.report.add(profiles=found)
     return found
+
+
+def beside_compiled(job: Job, cell: Cell, row: Record) -> None:
+    """Let compiled and written inner steps take turns on a cell; compare their φ."""
+    try:
+        began = time.perf_counter()
+        compiled = Library(cell, job.device, **COMPILED)
+        compiled(1)
+        row["compile_seconds"] = time.perf_counter() - began
+        checks = Checks(job.device, job.dry)
+        one, other = (
+            checks.trained(cell.problem, 1, compiled=c) for c in (True, False)
+        )
+        start = checks.start(cell.problem)
+        row["compiled_difference"] = apart(one, other.phi, start)
+        pair: dict[str, Contender] = {
+            "compiled": compiled,
+            "recorded_beside_compiled": Library(cell, job.device, recorded=True),
+        }
+        found = in_turns(pair, DRY if job.dry else EFFORT)
+    except Exception:
+        row["tracebacks"]["compiled"] = traceback.format_exc()
+        return
+    row["contenders"] |= {name: timing.as_dict() for name, timing in found.items()}
+    compiled_ms = 1e3 * found["compiled"].seconds
+    print(f"  {describe(cell)}: compiled {compiled_ms:.3g} ms")
 
 
 def beside_jax(job: Job, cells: list[Cell], rows: list[Record]) -> Record:

@@ -17,6 +17,7 @@ CONTENDERS = {
     "textbook": "textbook loop",
     "unrecorded": "library, without graphs",
     "recorded": "library",
+    "compiled": "library, compiled",
     "tf32": "library, tf32",
     "bf16": "library, bf16",
     "torch": "torch.func",

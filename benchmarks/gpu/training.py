@@ -6,7 +6,9 @@ in `checkpoints.zip`; a run that finds one there goes on from it.
 """
 
 import time
+from pathlib import Path
 
+from benchmarks.gpu.correctness import TOLERANCE
 from benchmarks.gpu.job import Job
 from benchmarks.gpu.library import (
     SHOTS,
@@ -16,11 +18,13 @@ from benchmarks.gpu.library import (
     save_learners,
     without_seed,
 )
-from benchmarks.gpu.record import Record
+from benchmarks.gpu.record import Record, read
 from benchmarks.gpu.scoring import score_all, seconds_per_task
 from benchmarks.gpu.seeds import DRY, FULL, SEEDS, Run, Sizes, prepare
 
 CHECKPOINTS = "checkpoints.zip"
+QUICKER = 0.9
+"""At most so much of the time must compiled steps take to be worth compiling."""
 SCORING = 0.15
 """The share of the time that is kept for scoring, where not all of it fits."""
 
@@ -36,6 +40,7 @@ def measure(job: Job, row: str, sizes: Sizes | None = None) -> None:
     sizes = sizes or (DRY if job.dry else FULL)
     run = prepare(job, row, sizes)
     path = job.folder / CHECKPOINTS
+    run.compiled = compiled_pays(job.folder)
     load_learners(path, run.row, run.learners, run.config)
     job.report.add(**about(job, run, resumed_from=run.done))
     total, rate = job.left(), dict.fromkeys(SHOTS, 0.0)
@@ -55,6 +60,18 @@ def measure(job: Job, row: str, sizes: Sizes | None = None) -> None:
     job.report.add(**progress(job, run))
     print(f"  {run.row}: {run.done} of {run.config.meta_steps} meta-steps")
     score_all(job, run, sizes, rate)
+
+
+def compiled_pays(folder: Path) -> bool:
+    """Say whether the speed stage has found compiled steps right, and quicker."""
+    found = read(folder / "speed.json").get("result") or {}
+    for cell in found.get("cells", ()):
+        pair = [cell["contenders"][n] for n in ("compiled", "recorded_beside_compiled")]
+        if cell["problem"] == "conv4" and all(pair):
+            one, other = (timing["seconds"] for timing in pair)
+            right: bool = cell["compiled_difference"] <= TOLERANCE["conv4", "float32"]
+            return right and bool(one < QUICKER * other)
+    return False
 
 
 def reserve(left: float, training: float, scoring: float, least: float) -> float:
@@ -78,6 +95,7 @@ def about(job: Job, run: Run, resumed_from: int) -> Record:
         "seeds": list(SEEDS),
         "config": without_seed(run.config),
         **circumstances(job.device),
+        "compiled": run.compiled,
         "resumed_from": resumed_from,
         "canary": None,
         "score_seconds_per_task": None,

@@ -1,12 +1,13 @@
 """Few-shot classification."""
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from reptile_lib.errors import UserError
-from reptile_lib.examples import Examples, each
+from reptile_lib.examples import Examples, each, scaled
 from reptile_lib.rng import Draws
 from reptile_lib.tasks import Batch, Episodes, check_positive, draw_tasks
 
@@ -66,21 +67,37 @@ class FewShotTasks:
         """Return the tasks with their examples on `device`."""
         return replace(self, classes=self.classes.to(device))
 
+    @cached_property
+    def _rows(self) -> tuple[Tensor, Tensor]:
+        """The first row of each class in the pool, and how many it has: [classes].
+
+        Put on the device once: a graph cannot fetch them from the host.
+        """
+        pool = self.classes.pool
+        device = (pool if isinstance(pool, Tensor) else pool[0]).device
+        counts = torch.tensor(self.classes.counts, device=device)
+        return counts.cumsum(0) - counts, counts
+
+    @property
+    def recordable(self) -> bool:
+        """Whether `sample` asks the host for nothing, and so goes into a graph."""
+        return self.classes.to_input is scaled
+
     def sample(self, draws: Draws) -> Episodes:
         """Return tasks with x [m, ways·shots, ...] and labels y [m, ways·shots]."""
         it, device = self.classes, draws.device
-        counts = torch.tensor(it.counts, device=device)
+        firsts, counts = self._rows
         chosen = draws.distinct(0, self.ways, len(it))[..., None]  # [m, ways, 1]
         order = draws.uniform(1, self.ways, max(it.counts))
         if len(set(it.counts)) > 1:  # examples that a class does not have come last
             absent = torch.arange(max(it.counts), device=device) >= counts[chosen]
             order = order + absent
-        which = order.argsort(-1) + (counts.cumsum(0) - counts)[chosen]
+        which = order.argsort(-1) + firsts[chosen]
         labels = torch.arange(self.ways, device=device)
 
         def batch(which: Tensor) -> Batch:
             rows = which.flatten(1)
-            y = labels.repeat_interleave(which.shape[2]).expand(len(rows), -1)
+            y = labels[:, None].expand(which.shape).flatten(1)
             return Batch(it.to_input(each(lambda x: x[rows], it.pool)), y)
 
         last = self.shots + self.query_shots

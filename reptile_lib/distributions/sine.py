@@ -26,6 +26,7 @@ class Sine:
     query_points: int = 100
 
     draw = draw_tasks
+    recordable = True
 
     def __post_init__(self) -> None:
         """Raise UserError for fewer than one point."""

@@ -5,7 +5,7 @@ for them. A graph asks once for all, also for several meta-steps in a row. It wo
 fixed addresses: inputs are copied into buffers before, and outputs out of them after.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -15,7 +15,8 @@ from torch.utils import _pytree as pytree
 
 from reptile_lib.inner import State
 from reptile_lib.meta import MetaState, Training, meta_steps, outer_step
-from reptile_lib.tasks import Episodes
+from reptile_lib.rng import TRAIN, Draws, draws
+from reptile_lib.tasks import Episodes, Tasks
 
 WARM_UP = 3  # calls before recording: libraries set themselves up in the first ones
 IN_A_ROW = 10  # meta-steps of a graph: its copies in and out are then a small part
@@ -33,22 +34,36 @@ def one_by_one(run: Training) -> Advance:
     )
 
 
+def recordable(tasks: Tasks) -> bool:
+    """Say whether a distribution's `sample` goes into a graph.
+
+    Its attribute of this name promises that it asks the host for nothing, and that what
+    it returns depends on its argument alone: a graph repeats the calls of the device,
+    not Python.
+    """
+    return getattr(tasks, "recordable", False)
+
+
 def in_a_row(run: Training, most: int = IN_A_ROW) -> Advance:
     """Return the meta-steps of one process as graphs of `most` of them, and of one.
 
     Those of one are for the first, which may start without a state, and for the rest
-    of `steps`, of which all tasks are held at a time.
+    of `steps`, of which all tasks are held at a time. A graph of its own draws them:
+    256 tasks take no more calls of the device than one.
     """
     replayed, begun = captured(partial(a_row, run)), False
+
+    def draw(phi: Tensor, numbers: Tensor) -> Episodes:
+        return run.sample(phi, Draws(run.seed, TRAIN, numbers))
+
+    drawn = captured(draw) if recordable(run.tasks) else draw
 
     def advance(now: MetaState, steps: range) -> Iterator[tuple[MetaState, Tensor]]:
         nonlocal begun
         n, done = run.meta_batch, 0
-        tasks = run.sample(now.phi, steps, range(n))
-        shares = (run.epsilon(step / run.meta_steps) for step in steps)
-        given = [torch.as_tensor(epsilon).to(now.phi) for epsilon in shares]
-        wide = torch.broadcast_tensors(*given)  # type: ignore[no-untyped-call]
-        epsilons = torch.stack(wide)
+        device = now.phi.device
+        tasks = drawn(now.phi, draws(run.seed, TRAIN, steps, range(n), device).tasks)
+        epsilons = _stacked([run.epsilon(i / run.meta_steps) for i in steps], now.phi)
         while done < len(steps):
             count = most if begun and len(steps) - done >= most else 1
             rows = slice(n * done, n * (done + count))
@@ -95,6 +110,15 @@ def a_row(
         found, state = target.state, target.state if run.moments == "carry" else None
         watched.append(target.watched())
     return phi, found, outer, torch.stack(watched)
+
+
+def _stacked(shares: Sequence[float | Tensor], phi: Tensor) -> Tensor:
+    """Stack numbers, and what broadcasts with φ: [m] or [m, P], to φ's device."""
+    homes = [share.device for share in shares if isinstance(share, Tensor)]
+    home = homes[0] if homes else "cpu"  # numbers go to the device all at once
+    given = [torch.as_tensor(share, dtype=phi.dtype, device=home) for share in shares]
+    wide = torch.broadcast_tensors(*given)  # type: ignore[no-untyped-call]
+    return torch.stack(wide).to(phi)
 
 
 def captured(act: Callable[..., Any]) -> Callable[..., Any]:

@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from reptile_lib.errors import UserError
+from reptile_lib.fit.graphs import recordable
 from reptile_lib.inner import InnerOptimizer
 from reptile_lib.learner import MetaLearner
 from reptile_lib.meta import MetaState, Schedule
@@ -106,6 +107,10 @@ class _Together:
 
     def to(self, device: torch.device) -> "_Together":
         return replace(self, tasks=tuple(t.to(device) for t in self.tasks))
+
+    @property
+    def recordable(self) -> bool:
+        return all(map(recordable, self.tasks))
 
     def sample(self, draws: Draws) -> Episodes:
         """Return entries [m, runs, ...], minibatches included."""

@@ -5,7 +5,7 @@ Whether graphs find the same φ on a GPU is among the checks of `benchmarks.gpu`
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
@@ -18,6 +18,8 @@ from torch.utils._pytree import tree_map
 from reptile_lib import (
     FOMAML,
     MAML,
+    Examples,
+    FewShotTasks,
     Joint,
     MetaLearner,
     Reptile,
@@ -26,13 +28,19 @@ from reptile_lib import (
     linear,
     mlp,
 )
-from reptile_lib.fit.graphs import Advance, captured, in_a_row, one_by_one
+from reptile_lib.fit.graphs import (
+    Advance,
+    captured,
+    in_a_row,
+    one_by_one,
+    recordable,
+)
 from reptile_lib.fit.prepare import training
 from reptile_lib.inner import InnerOptimizer, Moments
 from reptile_lib.inner_loop import InnerLoop
 from reptile_lib.meta import MetaState, Training, reptile
 from reptile_lib.optimizers.formulas import momentum, sgd
-from reptile_lib.rng import Draws
+from reptile_lib.rng import TRAIN, Draws, draws
 from reptile_lib.tasks import Episodes, minibatches
 from tests import textbook
 
@@ -133,7 +141,8 @@ def test_a_row_in_float64_is_the_textbooks(float64: None) -> None:
     model = mlp(1, 8, 1)
     phi = textbook.vector(model)
     for step in range(STEPS):
-        tasks = run.sample(start.phi, range(step, step + 1), range(5))
+        who = draws(0, TRAIN, range(step, step + 1), range(5), start.phi.device)
+        tasks = run.sample(start.phi, who)
         ends = []
         for x, y, order in zip(*tasks.support, tasks.order, strict=True):
             net = textbook.model_at(model, phi)
@@ -165,6 +174,52 @@ def test_rows_of_runs_side_by_side_are_the_plain_ones() -> None:
     row, _ = gone(in_a_row(run, 4), start, [range(STEPS)])
     assert same(row, plain)
     assert not torch.equal(row.phi[0], row.phi[1])
+
+
+def unequal() -> FewShotTasks:
+    """Return tasks of classes of 6, 8, ... 14 rows of numbers."""
+    chance = torch.Generator().manual_seed(0)
+    rows = [torch.randn(6 + 2 * i, 3, generator=chance) for i in range(5)]
+    return FewShotTasks(Examples(rows, tuple("abcde")), ways=3, shots=4)
+
+
+def test_drawing_on_buffers_gives_the_same_tasks() -> None:
+    """Also in chunks of other sizes, and where they come again."""
+    learner = Reptile(mlp(3, 8, 3), adam(0.01), 3, 4, device="cpu")
+    tasks = unequal()
+    run = training(learner, tasks, STEPS, 5, linear(0.1, 0), 0)
+    start = learner.state._replace(phi=run.U.kernel.pack(learner.phi))
+    chunks = [range(9), range(9, 18), range(18, STEPS)]
+    plain, losses = gone(one_by_one(run), start, chunks)
+    assert recordable(tasks)
+    for drawn in (tasks, Unmarked(tasks)):
+        there = replace(run, tasks=drawn)
+        row, watched = gone(in_a_row(there, 4), start, chunks)
+        assert same(row, plain)
+        torch.testing.assert_close(watched, losses, rtol=0, atol=0, equal_nan=True)
+
+
+@dataclass
+class Unmarked:
+    """Tasks that do not say whether they are recordable."""
+
+    tasks: FewShotTasks
+
+    def to(self, device: torch.device) -> "Unmarked":
+        return self
+
+    def sample(self, draws: Draws) -> Episodes:
+        return self.tasks.sample(draws)
+
+
+def test_a_float_epsilon_keeps_its_digits_in_float64(float64: None) -> None:
+    torch.set_default_dtype(torch.float32)  # in which 0.1 has 8 digits
+    start, run = run_of("Reptile")
+    run = replace(run, epsilon=lambda done: 0.1, U=InnerLoop(run.U.kernel, sgd(0.01)))
+    start = start.map(torch.Tensor.double)
+    plain, _ = gone(one_by_one(run), start, [range(STEPS)])
+    row, _ = gone(in_a_row(run, 4), start, [range(STEPS)])
+    torch.testing.assert_close(row.phi, plain.phi, rtol=0, atol=1e-14)
 
 
 class Both:

@@ -19,7 +19,10 @@ from torch.utils._pytree import tree_leaves
 from reptile_lib import (
     Batch,
     Episodes,
+    Examples,
+    FewShotTasks,
     InnerOptimizer,
+    Sine,
     SwitchAtThreshold,
     adam,
     constant,
@@ -29,11 +32,12 @@ from reptile_lib import (
     sgd,
 )
 from reptile_lib.fast.choose import make_kernel
-from reptile_lib.fit.graphs import a_row
+from reptile_lib.fit.graphs import a_row, recordable
 from reptile_lib.fit.prepare import training
 from reptile_lib.inner_loop import InnerLoop
 from reptile_lib.meta import MetaState, Rule, fomaml, joint, maml, reptile
-from reptile_lib.tasks import Tasks
+from reptile_lib.rng import TRAIN, Draws
+from reptile_lib.tasks import Tasks, minibatches
 
 RULES = {"Reptile": reptile, "FOMAML": fomaml, "MAML": maml, "Joint": joint}
 each_rule = pytest.mark.parametrize("rule", RULES.values(), ids=RULES)
@@ -149,3 +153,49 @@ def test_a_rate_in_the_cpus_memory_would_be_seen() -> None:
     given = reptile, mlp(1, 8, 1), F.mse_loss, inner
     found = foreign_operations(*given, rates_as_given=True)
     assert set(found) == {"aten._to_copy.default"}
+
+
+def few_shot(*counts: int, **settings: Any) -> FewShotTasks:
+    """Return tasks of classes with so many pictures each."""
+    pictures = [torch.zeros(n, 1, 4, 4, dtype=torch.uint8) for n in counts]
+    examples = Examples(pictures, tuple("abc"), **settings)
+    return FewShotTasks(examples, ways=2, shots=3)
+
+
+@pytest.mark.parametrize(
+    "tasks",
+    [few_shot(5, 5, 5), few_shot(5, 4, 9), Sine(7, 11)],
+    ids=["as many each", "unequal", "sine"],
+)
+def test_drawing_tasks_asks_the_host_for_nothing(tasks: Tasks) -> None:
+    assert recordable(tasks)
+    who = Draws(0, TRAIN, torch.empty(6, 2, dtype=torch.int64, device=META))
+    there = tasks.to(META)
+    there.sample(who)  # puts on the device what stays there
+    foreign = Foreign()
+    with foreign:
+        found = minibatches(there.sample(who), who, 3, 4)
+    assert not foreign.found
+    assert all(leaf.device == META for leaf in tree_leaves(found))
+
+
+def test_numbers_of_the_host_would_be_seen() -> None:
+    """In the first call, the numbers of the classes' examples go to the device."""
+    who = Draws(0, TRAIN, torch.empty(6, 2, dtype=torch.int64, device=META))
+    foreign = Foreign()
+    with foreign:
+        few_shot(5, 4, 9).to(META).sample(who)
+    assert foreign.found
+
+
+def test_what_one_writes_oneself_is_recorded_only_if_it_says_so() -> None:
+    assert not recordable(few_shot(5, 5, 5, to_input=lambda x: x))
+
+    class Own:
+        def to(self, device: torch.device) -> "Own":
+            return self
+
+        def sample(self, draws: Draws) -> Episodes:
+            return Sine().sample(draws)
+
+    assert not recordable(Own())

@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks.gpu import seeds, training
+from benchmarks.gpu import seeds, speed, training
 from benchmarks.gpu.job import Job
 from benchmarks.gpu.library import load_learners, save_learners
 from benchmarks.gpu.record import Report, read
+from benchmarks.problems import Cell
 from reptile_lib import UserError
 
 CPU = torch.device("cpu")
@@ -53,6 +54,27 @@ def test_a_training_that_can_end_comes_before_scores() -> None:
     assert training.reserve(200, training=190, scoring=60, least=30) == 30
     assert training.reserve(200, training=900, scoring=60, least=30) == 30
     assert training.reserve(200, training=900, scoring=20, least=30) == 20
+
+
+@pytest.mark.parametrize(
+    ("compiled", "difference", "pays"),
+    [(0.8, 1e-3, True), (0.95, 1e-3, False), (0.8, 0.2, False), (None, None, False)],
+)
+def test_compiled_steps_are_taken_if_right_and_quicker(
+    tmp_path: Path, compiled: float | None, difference: float | None, pays: bool
+) -> None:
+    def timing(seconds: float | None) -> dict[str, float] | None:
+        return seconds and {"seconds": seconds}  # type: ignore[return-value]
+
+    sine, conv4 = speed.empty(Cell("sine", 5, 5)), speed.empty(Cell("conv4", 5, 5))
+    conv4["contenders"] |= {
+        "compiled": timing(compiled),
+        "recorded_beside_compiled": timing(1.0),
+    }
+    conv4["compiled_difference"] = difference
+    assert not training.compiled_pays(tmp_path)
+    Report(tmp_path / "speed.json").add(cells=[sine, conv4])
+    assert training.compiled_pays(tmp_path) is pays
 
 
 @pytest.mark.slow
