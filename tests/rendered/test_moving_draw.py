@@ -104,7 +104,7 @@ class Fields(Figure):
 
 def opened(browser: Browser, width: int = 800) -> Fields:
     page = HTML / "chapters/05-applications/images.html"
-    browser.open(page.as_uri(), width, touch=True, **CALM)
+    browser.open(page.as_uri(), width, touch=True, formulas=False, **CALM)
     fields = Fields(browser, (0, SIDE), (SIDE, 0))
     browser.middle(".moving-fields")
     fields.settle()

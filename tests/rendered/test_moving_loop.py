@@ -60,7 +60,8 @@ each_loop = pytest.mark.parametrize("scene", LOOPS)
 
 def opened_loop(browser: Browser, scene: str, **media: Any) -> Figure:
     told = LOOPS[scene]
-    browser.open((HTML / told["page"]).as_uri(), 800, touch=True, **media)
+    page = (HTML / told["page"]).as_uri()
+    browser.open(page, 800, touch=True, formulas=False, **media)
     return Figure(browser, told["across"], told["up"])
 
 

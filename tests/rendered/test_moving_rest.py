@@ -19,7 +19,7 @@ HANDLES = [f".moving-handle.{colour} .m-dot" for colour in ("blue", "red", "gree
 
 def opened_rest(browser: Browser) -> Figure:
     page = HTML / "chapters/03-algorithm/convergence.html"
-    browser.open(page.as_uri(), 800, touch=True, **CALM)
+    browser.open(page.as_uri(), 800, touch=True, formulas=False, **CALM)
     return Figure(browser, rest_control.ACROSS, rest_control.UP)
 
 

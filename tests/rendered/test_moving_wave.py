@@ -136,7 +136,7 @@ class Wave:
 
 
 def opened(browser: Browser, width: int = 1280) -> Wave:
-    browser.open(PAGE.as_uri(), width, touch=True)
+    browser.open(PAGE.as_uri(), width, touch=True, formulas=False)
     wave = Wave(browser, STORED["wave"]["amplitude"], STORED["wave"]["phase"])
     wave.settle()
     return wave
