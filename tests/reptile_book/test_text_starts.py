@@ -116,6 +116,18 @@ def test_a_jointly_trained_network_lends_all_but_its_head(bench: Bench) -> None:
     assert bench.nearest(net, 2).shape == (6,)
 
 
+def test_a_rate_at_which_tasks_diverge_is_halved() -> None:
+    def score(rate: float) -> Tensor:
+        if rate > 0.6:
+            raise UserError(f"3 of 600 tasks diverged at {rate}")
+        return torch.tensor([rate])
+
+    assert text_starts.at_once_or_halved(0.5, score) == (0.5, torch.tensor([0.5]))
+    assert text_starts.at_once_or_halved(2.0, score)[0] == 0.5
+    with pytest.raises(UserError, match=r"diverged at 6\.25"):
+        text_starts.at_once_or_halved(50.0, score)
+
+
 @pytest.mark.slow
 def test_records_say_what_was_done(tmp_path: Path) -> None:
     choice, scored = text_starts.record("requests", [0], tmp_path, TINY)
