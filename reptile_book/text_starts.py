@@ -482,7 +482,8 @@ def final(data: str, choice: Record, seed: int, study: Study) -> Record:
         PAPER: reptile(PAPER, False),
         TUNED: joined(plain(scale=tuned.scale, zeroed=True), net),
     }
-    metrics, rates = {}, {}
+    metrics: Record = {}
+    rates: Record = {}
     for shots in study.shots:
         found = {}
         used = rates.setdefault(f"{shots}-shot", {})
