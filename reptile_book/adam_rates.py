@@ -3,11 +3,14 @@
 ::
 
     python -m reptile_book.adam_rates glyphs carry,reset --seeds 0,1,2
+    python -m reptile_book.adam_rates glyphs carry,reset --meta-steps 250
 
 α is chosen on one seed of its own by 1-shot accuracy on validation classes, after half
 of the training: `results/adam-rates/<data>-<choice>.json`. Each seed then trains with
-it and is scored on tasks of test classes, the same for all: the same name with the
-seed. Nothing is overwritten: what is recorded is kept, if it is of the same settings.
+it and is scored on tasks of test classes, the same for all, with the memory of its
+training and (not in those of 1,000 meta-steps) with the other: the same name with the
+seed. If there are not 1,000 meta-steps, their number stands behind `<data>`.
+Nothing is overwritten: what is recorded is kept, if it is of the same settings.
 """
 
 import sys
@@ -125,12 +128,16 @@ class ZeroedHead:
 
 
 def score(
-    learner: MetaLearner, data: FewShotTasks, study: Study, stream: int
+    learner: MetaLearner,
+    data: FewShotTasks,
+    study: Study,
+    stream: int,
+    moments: Moments | None = None,
 ) -> Evaluation:
-    """Score on tasks that depend on the stream alone."""
+    """Score on tasks that depend on the stream alone; `moments`: not the learner's."""
     tests = study.test_tasks if stream == TEST else study.validation_tasks
     settings = Settings(eval_steps=study.eval_steps, eval_tasks=tests)
-    return run.score(learner, settings, data, stream=stream)
+    return run.score(learner, settings, data, stream=stream, moments=moments)
 
 
 def choose(
@@ -175,12 +182,20 @@ def final(data: str, choice: Choice, alpha: float, seed: int, study: Study) -> R
     settings = Settings(data=data, seed=seed, moments=choice.moments, lr=alpha)
     learner = train(choice, settings, classes, study.meta_steps)
     trained = time.perf_counter()
-    metrics = {
-        f"{shots}-shot": score(
-            learner, FewShotTasks(classes.test, settings.ways, shots), study, TEST
-        ).as_dict()
-        for shots in study.shots
-    }
+
+    def scores(moments: Moments) -> Record:
+        return {
+            f"{shots}-shot": score(
+                learner,
+                FewShotTasks(classes.test, settings.ways, shots),
+                study,
+                TEST,
+                moments,
+            ).as_dict()
+            for shots in study.shots
+        }
+
+    other: Moments = "reset" if choice.moments == "carry" else "carry"
     return {
         "row": ROW,
         "data": data,
@@ -188,11 +203,18 @@ def final(data: str, choice: Choice, alpha: float, seed: int, study: Study) -> R
         "choice": asdict(choice),
         "config": study.as_dict(),
         "alpha": alpha,
-        "metrics": metrics,
+        "metrics": scores(choice.moments),
+        "metrics_switched_moments": scores(other),
         "train_seconds": trained - began,
         "evaluate_seconds": time.perf_counter() - trained,
         **records.circumstances(find_device("cpu")),
     }
+
+
+def file_name(data: str, name: str, meta_steps: int = STUDY.meta_steps) -> str:
+    """Return what the files of a choice are called, but for the seed."""
+    length = f"-{meta_steps}" if meta_steps != STUDY.meta_steps else ""
+    return f"{data}{length}-{name}"
 
 
 def record(
@@ -210,13 +232,14 @@ def record(
     """
     if name not in CHOICES:
         raise UserError(f"unknown choice {name!r}; take one of {', '.join(CHOICES)}")
-    choice = CHOICES[name]
+    choice, length = CHOICES[name], study.meta_steps
+    option = f" --meta-steps {length}" if length != STUDY.meta_steps else ""
     return studies.one_by_one(
         folder / ROW,
-        f"{data}-{name}",
+        file_name(data, name, length),
         seeds,
         study.as_dict(),
-        f"python -m reptile_book.adam_rates {data} {name}",
+        f"python -m reptile_book.adam_rates {data} {name}{option}",
         choose=lambda: choose(data, choice, study, say),
         final=lambda first, seed: final(data, choice, first["alpha"], seed, study),
         say=say,
@@ -228,12 +251,17 @@ def main(arguments: list[str] | None = None) -> int:
     parser = studies.parser("adam_rates", __doc__)
     parser.add_argument("data", help="glyphs or omniglot")
     parser.add_argument("choices", help=f"comma-separated, of {', '.join(CHOICES)}")
+    parser.add_argument(
+        "--meta-steps", type=int, default=STUDY.meta_steps, help="of a training"
+    )
     options = parser.parse_args(arguments)
+    length = options.meta_steps
+    study = replace(STUDY, meta_steps=length, choice_steps=max(1, length // 2))
 
     def act() -> None:
         seeds = studies.seeds_of(options.seeds)
         for name in options.choices.split(","):
-            record(options.data, name, seeds, options.results)
+            record(options.data, name, seeds, options.results, study)
 
     return studies.carried_out(act)
 

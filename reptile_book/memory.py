@@ -50,15 +50,18 @@ def _percent(place: Path, key: str, shots: int, protocol: str) -> list[float]:
 
 
 def at_own_rates(
-    data: str, folder: Path = RESULTS / adam_rates.ROW
+    data: str,
+    folder: Path = RESULTS / adam_rates.ROW,
+    meta_steps: int = adam_rates.STUDY.meta_steps,
 ) -> dict[str, tuple[float, list[float]]]:
     """Return α and the 1-shot accuracies in % of each choice that is recorded."""
     found = {}
     for name in adam_rates.CHOICES:
-        runs = sorted(folder.glob(f"{data}-{name}-[0-9]*.json"))
+        file = adam_rates.file_name(data, name, meta_steps)
+        runs = sorted(folder.glob(f"{file}-[0-9]*.json"))
         scores = [records.read_one(run)["metrics"]["1-shot"] for run in runs]
         if scores:
-            alpha = records.read_one(folder / f"{data}-{name}.json")["alpha"]
+            alpha = records.read_one(folder / f"{file}.json")["alpha"]
             found[name] = alpha, [100 * s["transductive"]["accuracy"] for s in scores]
     return found
 

@@ -17,6 +17,7 @@ from reptile_book.adam_rates import (
     Study,
     ZeroedHead,
     choose,
+    file_name,
     load,
     main,
     record,
@@ -53,7 +54,7 @@ def read(folder: Path, name: str) -> Any:
 
 @pytest.mark.slow
 def test_records_say_what_was_done(folder: Path) -> None:
-    choice, final = read(folder, "glyphs-carry"), read(folder, "glyphs-carry-3")
+    choice, final = read(folder, "glyphs-2-carry"), read(folder, "glyphs-2-carry-3")
     tried = choice["validation_accuracy"]
     assert choice["alpha"] in {float(rate) for rate in tried}
     assert tried[str(choice["alpha"])] == max(tried.values())
@@ -62,15 +63,21 @@ def test_records_say_what_was_done(folder: Path) -> None:
     assert final["seed"] == 3
     for found in (choice, final):
         assert found["config"] == TINY.as_dict()
-        assert "adam_rates glyphs carry" in found["command"]
+        assert "adam_rates glyphs carry --meta-steps 2" in found["command"]
     assert final["metrics"]["5-shot"]["transductive"]["tasks"] == 2
+    assert set(final["metrics_switched_moments"]) == {"1-shot", "5-shot"}
+
+
+def test_files_of_another_length_have_it_in_their_name() -> None:
+    assert file_name("glyphs", "carry") == "glyphs-carry"
+    assert file_name("glyphs", "carry", 250) == "glyphs-250-carry"
 
 
 @pytest.mark.slow
 def test_what_is_recorded_is_kept(folder: Path) -> None:
-    before = read(folder, "glyphs-carry-3")
+    before = read(folder, "glyphs-2-carry-3")
     record("glyphs", "carry", [3], folder, TINY, say=lambda line: None)
-    assert read(folder, "glyphs-carry-3") == before
+    assert read(folder, "glyphs-2-carry-3") == before
     with pytest.raises(UserError, match="of other settings"):
         record("glyphs", "carry", [3], folder, replace(TINY, test_tasks=3))
 
