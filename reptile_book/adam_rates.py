@@ -38,7 +38,7 @@ from reptile_lib.rng import TEST, VALIDATE
 from reptile_lib.runs import run
 from reptile_lib.runs.data import load_data
 from reptile_lib.runs.settings import Settings
-from reptile_lib.tasks import Episodes
+from reptile_lib.tasks import Episodes, check_positive
 
 ROW = "adam-rates"
 
@@ -259,6 +259,7 @@ def main(arguments: list[str] | None = None) -> int:
     study = replace(STUDY, meta_steps=length, choice_steps=max(1, length // 2))
 
     def act() -> None:
+        check_positive(meta_steps=length)
         seeds = studies.seeds_of(options.seeds)
         for name in options.choices.split(","):
             record(options.data, name, seeds, options.results, study)

@@ -132,6 +132,8 @@ def test_command_says_what_is_wrong(
     assert "unknown choice 'keep'" in capsys.readouterr().err
     assert main(["glyphs", "carry", "--seeds", "a", *where]) == 2
     assert "give numbers" in capsys.readouterr().err
+    assert main(["glyphs", "carry", "--meta-steps", "0", *where]) == 2
+    assert "meta_steps = 0" in capsys.readouterr().err
     assert main(["letters", "carry", *where]) == 2
     assert "letters" in capsys.readouterr().err
 
