@@ -42,7 +42,9 @@ from reptile_lib import (
     mlp,
     sgd,
 )
-from reptile_lib.fit.graphs import IN_A_ROW
+from reptile_lib.fit.graphs import IN_A_ROW, captured
+from reptile_lib.rng import TRAIN, Draws, draws
+from reptile_lib.tasks import minibatches
 
 RULES = {"FOMAML": FOMAML, "MAML": MAML, "Joint": Joint}
 
@@ -151,15 +153,43 @@ class Checks:
             expected = parameters_to_vector(it.model.parameters()).detach()
             return apart(self.trained(name, **how), expected, start)
 
-    def recorded(self, name: str, dtype: str, **how: Any) -> float:
+    def recorded(self, name: str, dtype: str, meta_steps: int = 0, **how: Any) -> float:
         """Train with meta-steps recorded as graphs and without; moments are carried."""
         how = {"engine": "stacked", "moments": "carry"} | how
         # so many that some are recorded in a row; in float32 rounding grows until then
-        steps = IN_A_ROW + 2 if dtype == "float64" else self.meta_steps
+        few = IN_A_ROW + 2 if dtype == "float64" else self.meta_steps
+        steps = meta_steps or few
         with default_dtype(dtype):
             plain = self.trained(name, steps, recorded=False, **how)
             found = self.trained(name, steps, recorded=True, **how)
             return apart(found, plain.phi, self.start(name))
+
+    def drawn_again(self) -> float:
+        """Record the drawing of tasks; compare others, drawn by the same graph."""
+        phi, tasks = torch.zeros(1, device=self.device), self.glyphs()
+
+        def draw(phi: Tensor, numbers: Tensor) -> Any:
+            who = Draws(0, TRAIN, numbers)
+            return minibatches(tasks.sample(who).for_model(phi), who, 5, 10)
+
+        some, others = (
+            draws(0, TRAIN, range(i, i + 4), range(5), self.device).tasks
+            for i in (0, 2**20)
+        )
+        graph = captured(draw)
+        graph(phi, some)
+        pairs = zip(
+            tree_leaves(graph(phi, others)), tree_leaves(draw(phi, others)), strict=True
+        )
+        far = [(a.double() - b.double()).abs().max().item() for a, b in pairs]
+        return float(max(far))
+
+    def drawn_often(self, name: str) -> float:
+        """Train as recorded, with tasks that are drawn more than twice."""
+        meta_steps, of_a_draw = 30, 12
+        return self.recorded(
+            name, "float64", meta_steps, at_once=of_a_draw * self.cells[name].meta_batch
+        )
 
     def rule_recorded(self, rule: str) -> float:
         """Compare graphs of another outer rule than Reptile's."""

@@ -56,6 +56,13 @@ def plan(job: Job) -> Iterator[Check]:
         partial(it.recorded, "sine", "float64", inner=checks.SLOW_SGD),
         TOLERANCE["sine", "float64"],
     )
+    yield Check("tasks drawn by a graph, other ones", it.drawn_again, 0.0)
+    for problem in ("sine", "conv4"):
+        yield Check(
+            f"{problem}, float64: drawn three times, recorded = unrecorded",
+            partial(it.drawn_often, problem),
+            TOLERANCE[problem, "float64"],
+        )
     yield Check("the same seed gives the same φ, bit for bit", it.repeated, 0.0)
     yield Check("stop and resume = no stop, bit for bit", it.resumed, 0.0)
     yield Check("memory does not grow with k", it.memory, 0.05)

@@ -79,16 +79,20 @@ class Run:
         epsilon = linear(config.epsilon, config.epsilon_final)
         for learner in self.learners:
             learner.compiled = self.compiled
-        fit_side_by_side(
-            self.learners,
-            self.tasks,
-            SEEDS,
-            meta_steps=meta_steps,
-            meta_batch=config.meta_batch,
-            epsilon=lambda done: epsilon(round(done * meta_steps) / config.meta_steps),
-        )
-        for learner in self.learners:
-            learner.compiled = False
+        try:
+            fit_side_by_side(
+                self.learners,
+                self.tasks,
+                SEEDS,
+                meta_steps=meta_steps,
+                meta_batch=config.meta_batch,
+                epsilon=lambda done: epsilon(
+                    round(done * meta_steps) / config.meta_steps
+                ),
+            )
+        finally:
+            for learner in self.learners:
+                learner.compiled = False
 
 
 def prepare(job: Job, row: str, sizes: Sizes) -> Run:

@@ -1,7 +1,7 @@
 """Seconds a meta-step, in turns; and what the GPU does during the slowest.
 
-First torch's contenders, cell by cell; then profiles; then compiled inner steps and
-JAX, which need longest to get ready, each of their cells in turns with the library.
+First torch's contenders, cell by cell; then profiles; then JAX and compiled inner
+steps, which need longest to get ready, each of their cells in turns with the library.
 """
 
 import time
@@ -9,7 +9,6 @@ import traceback
 from typing import Any
 
 from benchmarks.contenders import Library, Textbook, Torch
-from benchmarks.gpu.checks import Checks, apart
 from benchmarks.gpu.jax_process import JaxProcess
 from benchmarks.gpu.job import Job
 from benchmarks.gpu.profiles import profile
@@ -56,7 +55,7 @@ EFFORT = Effort(budget=0.8, repetition=0.3, long=1.0, longest=2.0)
 DRY = Effort(budget=0.01, repetition=0.01, long=0.1, longest=0.2)
 
 PROFILED = 5
-"""Meta-steps in a profile."""
+"""Meta-steps in a profile; more where the tasks of more are drawn at a time."""
 
 
 def measure(job: Job) -> None:
@@ -71,14 +70,13 @@ def measure(job: Job) -> None:
             race(job, cell, row)
         job.report.add(cells=rows)
     job.report.add(profiles=profiles(job, list(cells), rows))
-    for cell, row in zip(cells, rows, strict=True):
-        if (
-            cell in (DRY_FUSED if job.dry else FUSED)
-            and job.left() > 0.4 * end_of_torch
-        ):
-            beside_compiled(job, cell, row)
-        job.report.add(cells=rows)
     job.report.add(jax=beside_jax(job, list(cells), rows), cells=rows)
+    compiling = 0.0 if job.dry else 30.0  # the first time a guess
+    for cell, row in zip(cells, rows, strict=True):
+        if cell in (DRY_FUSED if job.dry else FUSED) and job.left() > 1.5 * compiling:
+            beside_compiled(job, cell, row)
+            compiling = row["compile_seconds"] or compiling
+            job.report.add(cells=rows)
 
 
 def empty(cell: Cell) -> Record:
@@ -94,7 +92,6 @@ def empty(cell: Cell) -> Record:
         "contenders": dict.fromkeys(names),
         "jax_compile_seconds": None,
         "compile_seconds": None,
-        "compiled_difference": None,
         "tracebacks": dict.fromkeys(
             ("textbook", "torch", *VARIANTS, "turns", "compiled")
         ),
@@ -147,24 +144,19 @@ def profiles(job: Job, cells: list[Cell], rows: list[Record]) -> list[Record]:
                 continue
             about: Record = {**vars(cell), "contender": name}
             library = Library(cell, job.device, **VARIANTS[name])
-            found.append(about | profile(library, PROFILED))
+            whole = 1 if job.dry else library.learner.at_once // cell.meta_batch
+            found.append(about | profile(library, max(PROFILED, whole)))
             job.report.add(profiles=found)
     return found
 
 
 def beside_compiled(job: Job, cell: Cell, row: Record) -> None:
-    """Let compiled and written inner steps take turns on a cell; compare their φ."""
+    """Let compiled and written inner steps take turns on a cell."""
     try:
         began = time.perf_counter()
         compiled = Library(cell, job.device, **COMPILED)
         compiled(1)
         row["compile_seconds"] = time.perf_counter() - began
-        checks = Checks(job.device, job.dry)
-        one, other = (
-            checks.trained(cell.problem, 1, compiled=c) for c in (True, False)
-        )
-        start = checks.start(cell.problem)
-        row["compiled_difference"] = apart(one, other.phi, start)
         pair: dict[str, Contender] = {
             "compiled": compiled,
             "recorded_beside_compiled": Library(cell, job.device, recorded=True),

@@ -6,9 +6,11 @@ in `checkpoints.zip`; a run that finds one there goes on from it.
 """
 
 import time
-from pathlib import Path
+import traceback
+from copy import deepcopy
+from dataclasses import replace
 
-from benchmarks.gpu.correctness import TOLERANCE
+from benchmarks.gpu.checks import apart
 from benchmarks.gpu.job import Job
 from benchmarks.gpu.library import (
     SHOTS,
@@ -18,13 +20,17 @@ from benchmarks.gpu.library import (
     save_learners,
     without_seed,
 )
-from benchmarks.gpu.record import Record, read
+from benchmarks.gpu.record import Record
 from benchmarks.gpu.scoring import score_all, seconds_per_task
 from benchmarks.gpu.seeds import DRY, FULL, SEEDS, Run, Sizes, prepare
 
 CHECKPOINTS = "checkpoints.zip"
-QUICKER = 0.9
-"""At most so much of the time must compiled steps take to be worth compiling."""
+WORTH_TRYING = 60.0
+"""Seconds that a training is to take, or compiling cannot pay."""
+RIGHT = 3e-3
+"""How far from the same φ compiled steps may end, relative to how far φ moved. A layer
+whose gradient was left out would be ten times as far; rounding, a hundredth."""
+TRIED = ("taken", "seconds", "seconds_per_meta_step", "difference", "traceback")
 SCORING = 0.15
 """The share of the time that is kept for scoring, where not all of it fits."""
 
@@ -40,7 +46,6 @@ def measure(job: Job, row: str, sizes: Sizes | None = None) -> None:
     sizes = sizes or (DRY if job.dry else FULL)
     run = prepare(job, row, sizes)
     path = job.folder / CHECKPOINTS
-    run.compiled = compiled_pays(job.folder)
     load_learners(path, run.row, run.learners, run.config)
     job.report.add(**about(job, run, resumed_from=run.done))
     total, rate = job.left(), dict.fromkeys(SHOTS, 0.0)
@@ -56,22 +61,48 @@ def measure(job: Job, row: str, sizes: Sizes | None = None) -> None:
             score_seconds_per_task={f"{shots}-shot": s for shots, s in rate.items()},
             reserved_seconds=reserved,
         )
-        train(job, run, sizes, seen["seconds_per_meta_step"], reserved)
+        pace = seen["seconds_per_meta_step"]
+        if job.device.type != "cpu" and steps * pace > WORTH_TRYING:
+            tried = try_compiled(run, sizes, pace)
+            job.report.add(compiled=tried)
+            if run.compiled:
+                pace = tried["seconds_per_meta_step"]
+        train(job, run, sizes, pace, reserved)
     job.report.add(**progress(job, run))
     print(f"  {run.row}: {run.done} of {run.config.meta_steps} meta-steps")
     score_all(job, run, sizes, rate)
 
 
-def compiled_pays(folder: Path) -> bool:
-    """Say whether the speed stage has found compiled steps right, and quicker."""
-    found = read(folder / "speed.json").get("result") or {}
-    for cell in found.get("cells", ()):
-        pair = [cell["contenders"][n] for n in ("compiled", "recorded_beside_compiled")]
-        if cell["problem"] == "conv4" and all(pair):
-            one, other = (timing["seconds"] for timing in pair)
-            right: bool = cell["compiled_difference"] <= TOLERANCE["conv4", "float32"]
-            return right and bool(one < QUICKER * other)
-    return False
+def try_compiled(run: Run, sizes: Sizes, pace: float) -> Record:
+    """Try compiled inner steps on copies of the learners; decide whether to take them.
+
+    They are taken if the first meta-step ends where it does without, and if further
+    ones take less time than `pace`, in seconds. Compiling is paid for by then.
+    """
+    seen: Record = dict.fromkeys(TRIED)
+    try:
+        began = time.perf_counter()
+        plain, fused = (
+            replace(run, learners=deepcopy(run.learners), compiled=way)
+            for way in (False, True)
+        )
+        for each in (plain, fused):
+            advance(each, 1)
+        seen["difference"] = max(
+            apart(one, other.phi, start.phi)
+            for one, other, start in zip(
+                fused.learners, plain.learners, run.learners, strict=True
+            )
+        )
+        advance(fused, max(1, sizes.canary // 2))
+        seen["seconds"] = time.perf_counter() - began
+        seen["seconds_per_meta_step"] = advance(fused, max(1, sizes.canary // 2))
+        right = seen["difference"] <= RIGHT
+        run.compiled = right and seen["seconds_per_meta_step"] < pace
+    except Exception:
+        seen["traceback"] = traceback.format_exc()
+    seen["taken"] = run.compiled
+    return seen
 
 
 def reserve(left: float, training: float, scoring: float, least: float) -> float:
@@ -95,7 +126,7 @@ def about(job: Job, run: Run, resumed_from: int) -> Record:
         "seeds": list(SEEDS),
         "config": without_seed(run.config),
         **circumstances(job.device),
-        "compiled": run.compiled,
+        "compiled": dict.fromkeys(TRIED),
         "resumed_from": resumed_from,
         "canary": None,
         "score_seconds_per_task": None,

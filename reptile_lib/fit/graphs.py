@@ -5,7 +5,9 @@ for them. A graph asks once for all, also for several meta-steps in a row. It wo
 fixed addresses: inputs are copied into buffers before, and outputs out of them after.
 """
 
+import gc
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -37,21 +39,25 @@ def one_by_one(run: Training) -> Advance:
 def recordable(tasks: Tasks) -> bool:
     """Say whether a distribution's `sample` goes into a graph.
 
-    Its attribute of this name promises that it asks the host for nothing, and that what
-    it returns depends on its argument alone: a graph repeats the calls of the device,
-    not Python.
+    An attribute of this name, in the class that defines `sample`, promises that it asks
+    the host for nothing, and that what it returns depends on its argument alone: a
+    graph repeats the calls of the device, not Python.
     """
-    return getattr(tasks, "recordable", False)
+    kinds = (kind for kind in type(tasks).__mro__ if "sample" in vars(kind))
+    promised = "recordable" in vars(next(kinds, object))
+    return promised and getattr(tasks, "recordable", False)
 
 
 def in_a_row(run: Training, most: int = IN_A_ROW) -> Advance:
     """Return the meta-steps of one process as graphs of `most` of them, and of one.
 
     Those of one are for the first, which may start without a state, and for the rest
-    of `steps`, of which all tasks are held at a time. A graph of its own draws them:
-    256 tasks take no more calls of the device than one.
+    of `steps`, of which all tasks are held at a time. A graph of its own draws them,
+    always as many: 256 tasks take no more calls of the device than one, and another
+    number would be another graph.
     """
     replayed, begun = captured(partial(a_row, run)), False
+    whole = max(1, run.at_once // run.meta_batch)
 
     def draw(phi: Tensor, numbers: Tensor) -> Episodes:
         return run.sample(phi, Draws(run.seed, TRAIN, numbers))
@@ -61,9 +67,11 @@ def in_a_row(run: Training, most: int = IN_A_ROW) -> Advance:
     def advance(now: MetaState, steps: range) -> Iterator[tuple[MetaState, Tensor]]:
         nonlocal begun
         n, done = run.meta_batch, 0
-        device = now.phi.device
-        tasks = drawn(now.phi, draws(run.seed, TRAIN, steps, range(n), device).tasks)
         epsilons = _stacked([run.epsilon(i / run.meta_steps) for i in steps], now.phi)
+        count = len(steps) if drawn is draw else max(whole, len(steps))
+        some = range(steps.start, steps.start + count)
+        who = draws(run.seed, TRAIN, some, range(n), now.phi.device)
+        tasks = drawn(now.phi, who.tasks)
         while done < len(steps):
             count = most if begun and len(steps) - done >= most else 1
             rows = slice(n * done, n * (done + count))
@@ -149,19 +157,33 @@ def captured(act: Callable[..., Any]) -> Callable[..., Any]:
     return replayed
 
 
+@contextmanager
+def _no_collector() -> Iterator[None]:
+    """Collect garbage before, and none meanwhile: it may free what no graph can."""
+    gc.collect()
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
 def _recorded(act: Callable[[], Any], device: torch.device) -> Callable[[], Any]:
     """Return `act` as a graph, where the device has graphs."""
     if device.type != "cuda":
         return act
-    side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):
-        for _ in range(WARM_UP):
-            act()
-    torch.cuda.current_stream().wait_stream(side)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph, capture_error_mode="thread_local"):
-        result = act()  # recording itself computes nothing
+    with torch.cuda.device(device), _no_collector():
+        side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            for _ in range(WARM_UP):
+                act()
+        torch.cuda.current_stream().wait_stream(side)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+            result = act()  # recording itself computes nothing
 
     def replay() -> Any:
         graph.replay()

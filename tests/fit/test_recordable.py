@@ -12,6 +12,7 @@ from typing import Any, cast
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -179,6 +180,20 @@ def test_drawing_tasks_asks_the_host_for_nothing(tasks: Tasks) -> None:
     assert all(leaf.device == META for leaf in tree_leaves(found))
 
 
+@pytest.mark.parametrize("tasks", [few_shot(5, 5, 5), few_shot(5, 4, 9), Sine(7, 11)])
+def test_drawing_is_the_same_calls_whatever_the_numbers(tasks: Tasks) -> None:
+    """What is traced for some numbers, as a graph would be, is right for others."""
+
+    def draw(numbers: Tensor) -> Any:
+        who = Draws(0, TRAIN, numbers)
+        return tree_leaves(minibatches(tasks.sample(who), who, 3, 4))
+
+    some, others = (torch.tensor([[i, 0], [i, 1]]) for i in (3, 2**20))
+    draw(some)  # what it keeps is made, as before a recording
+    traced = make_fx(draw)(some)
+    assert all(map(torch.equal, traced(others), draw(others)))
+
+
 def test_numbers_of_the_host_would_be_seen() -> None:
     """In the first call, the numbers of the classes' examples go to the device."""
     who = Draws(0, TRAIN, torch.empty(6, 2, dtype=torch.int64, device=META))
@@ -198,4 +213,9 @@ def test_what_one_writes_oneself_is_recorded_only_if_it_says_so() -> None:
         def sample(self, draws: Draws) -> Episodes:
             return Sine().sample(draws)
 
+    class Promised(Sine):
+        def sample(self, draws: Draws) -> Episodes:
+            return super().sample(draws)
+
     assert not recordable(Own())
+    assert not recordable(Promised())

@@ -64,6 +64,8 @@ def check_findings(dry: Path) -> None:
     for cell in speed["cells"]:
         ran = {name for name, timing in cell["contenders"].items() if timing}
         assert ran >= {"textbook", "torch", "recorded", "unrecorded", "bf16"}
+    assert speed["cells"][1]["contenders"]["compiled"]
+    assert not any(cell["tracebacks"]["compiled"] for cell in speed["cells"])
     for found in speed["profiles"]:
         assert found["traceback"] is None
         assert found["busy_seconds"] > 0
