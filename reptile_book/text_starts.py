@@ -518,6 +518,14 @@ def recorded(data: str, folder: Path = Path("results")) -> list[Record]:
     return [records.read_one(path)["metrics"] for path in paths]
 
 
+def leads(
+    data: str, shots: int, others: Sequence[str], folder: Path = Path("results")
+) -> list[float]:
+    """Return how far Reptile with its head at zero is ahead of these, in each seed."""
+    found = [seed[f"{shots}-shot"] for seed in recorded(data, folder)]
+    return [scores[who]["ahead"] for scores in found for who in others]
+
+
 def table(data: str, folder: Path = Path("results")) -> list[list[str]]:
     """Return a row per method: accuracies in % and leads at each number of shots.
 
