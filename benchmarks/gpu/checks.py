@@ -191,6 +191,16 @@ class Checks:
             name, "float64", meta_steps, at_once=of_a_draw * self.cells[name].meta_batch
         )
 
+    def compiled(self, name: str) -> float:
+        """Train in float64 with compiled steps, some of them recorded in a row."""
+        how = {"engine": "stacked", "moments": "carry"}
+        with default_dtype("float64"):
+            plain, found = (
+                self.trained(name, IN_A_ROW + 2, compiled=way, **how)
+                for way in (False, True)
+            )
+            return apart(found, plain.phi, self.start(name))
+
     def rule_recorded(self, rule: str) -> float:
         """Compare graphs of another outer rule than Reptile's."""
         return self.recorded("sine", "float64", rule=RULES[rule].keywords["rule"])

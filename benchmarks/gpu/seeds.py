@@ -62,8 +62,6 @@ class Run:
     data: list[Splits]
     tasks: list[FewShotTasks]
     """What each seed trains on, on its device."""
-    compiled: bool = False
-    """Whether inner steps are compiled, in training alone: each shape takes long."""
 
     @property
     def done(self) -> int:
@@ -77,22 +75,14 @@ class Run:
         """
         config = self.config
         epsilon = linear(config.epsilon, config.epsilon_final)
-        for learner in self.learners:
-            learner.compiled = self.compiled
-        try:
-            fit_side_by_side(
-                self.learners,
-                self.tasks,
-                SEEDS,
-                meta_steps=meta_steps,
-                meta_batch=config.meta_batch,
-                epsilon=lambda done: epsilon(
-                    round(done * meta_steps) / config.meta_steps
-                ),
-            )
-        finally:
-            for learner in self.learners:
-                learner.compiled = False
+        fit_side_by_side(
+            self.learners,
+            self.tasks,
+            SEEDS,
+            meta_steps=meta_steps,
+            meta_batch=config.meta_batch,
+            epsilon=lambda done: epsilon(round(done * meta_steps) / config.meta_steps),
+        )
 
 
 def prepare(job: Job, row: str, sizes: Sizes) -> Run:

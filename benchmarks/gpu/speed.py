@@ -9,6 +9,7 @@ import traceback
 from typing import Any
 
 from benchmarks.contenders import Library, Textbook, Torch
+from benchmarks.gpu.checks import Checks
 from benchmarks.gpu.jax_process import JaxProcess
 from benchmarks.gpu.job import Job
 from benchmarks.gpu.profiles import profile
@@ -92,6 +93,7 @@ def empty(cell: Cell) -> Record:
         "contenders": dict.fromkeys(names),
         "jax_compile_seconds": None,
         "compile_seconds": None,
+        "compiled_difference": None,
         "tracebacks": dict.fromkeys(
             ("textbook", "torch", *VARIANTS, "turns", "compiled")
         ),
@@ -162,10 +164,14 @@ def beside_compiled(job: Job, cell: Cell, row: Record) -> None:
             "recorded_beside_compiled": Library(cell, job.device, recorded=True),
         }
         found = in_turns(pair, DRY if job.dry else EFFORT)
+        row["contenders"] |= {name: t.as_dict() for name, t in found.items()}
+        job.report.add()  # what follows compiles anew, for float64
+        if cell.meta_batch < 256:
+            difference = Checks(job.device, job.dry).compiled(cell.problem)
+            row["compiled_difference"] = difference
     except Exception:
         row["tracebacks"]["compiled"] = traceback.format_exc()
         return
-    row["contenders"] |= {name: timing.as_dict() for name, timing in found.items()}
     compiled_ms = 1e3 * found["compiled"].seconds
     print(f"  {describe(cell)}: compiled {compiled_ms:.3g} ms")
 

@@ -6,11 +6,7 @@ in `checkpoints.zip`; a run that finds one there goes on from it.
 """
 
 import time
-import traceback
-from copy import deepcopy
-from dataclasses import replace
 
-from benchmarks.gpu.checks import apart
 from benchmarks.gpu.job import Job
 from benchmarks.gpu.library import (
     SHOTS,
@@ -25,12 +21,6 @@ from benchmarks.gpu.scoring import score_all, seconds_per_task
 from benchmarks.gpu.seeds import DRY, FULL, SEEDS, Run, Sizes, prepare
 
 CHECKPOINTS = "checkpoints.zip"
-WORTH_TRYING = 60.0
-"""Seconds that a training is to take, or compiling cannot pay."""
-RIGHT = 3e-3
-"""How far from the same φ compiled steps may end, relative to how far φ moved. A layer
-whose gradient was left out would be ten times as far; rounding, a hundredth."""
-TRIED = ("taken", "seconds", "seconds_per_meta_step", "difference", "traceback")
 SCORING = 0.15
 """The share of the time that is kept for scoring, where not all of it fits."""
 
@@ -61,48 +51,10 @@ def measure(job: Job, row: str, sizes: Sizes | None = None) -> None:
             score_seconds_per_task={f"{shots}-shot": s for shots, s in rate.items()},
             reserved_seconds=reserved,
         )
-        pace = seen["seconds_per_meta_step"]
-        if job.device.type != "cpu" and steps * pace > WORTH_TRYING:
-            tried = try_compiled(run, sizes, pace)
-            job.report.add(compiled=tried)
-            if run.compiled:
-                pace = tried["seconds_per_meta_step"]
-        train(job, run, sizes, pace, reserved)
+        train(job, run, sizes, seen["seconds_per_meta_step"], reserved)
     job.report.add(**progress(job, run))
     print(f"  {run.row}: {run.done} of {run.config.meta_steps} meta-steps")
     score_all(job, run, sizes, rate)
-
-
-def try_compiled(run: Run, sizes: Sizes, pace: float) -> Record:
-    """Try compiled inner steps on copies of the learners; decide whether to take them.
-
-    They are taken if the first meta-step ends where it does without, and if further
-    ones take less time than `pace`, in seconds. Compiling is paid for by then.
-    """
-    seen: Record = dict.fromkeys(TRIED)
-    try:
-        began = time.perf_counter()
-        plain, fused = (
-            replace(run, learners=deepcopy(run.learners), compiled=way)
-            for way in (False, True)
-        )
-        for each in (plain, fused):
-            advance(each, 1)
-        seen["difference"] = max(
-            apart(one, other.phi, start.phi)
-            for one, other, start in zip(
-                fused.learners, plain.learners, run.learners, strict=True
-            )
-        )
-        advance(fused, max(1, sizes.canary // 2))
-        seen["seconds"] = time.perf_counter() - began
-        seen["seconds_per_meta_step"] = advance(fused, max(1, sizes.canary // 2))
-        right = seen["difference"] <= RIGHT
-        run.compiled = right and seen["seconds_per_meta_step"] < pace
-    except Exception:
-        seen["traceback"] = traceback.format_exc()
-    seen["taken"] = run.compiled
-    return seen
 
 
 def reserve(left: float, training: float, scoring: float, least: float) -> float:
@@ -126,7 +78,6 @@ def about(job: Job, run: Run, resumed_from: int) -> Record:
         "seeds": list(SEEDS),
         "config": without_seed(run.config),
         **circumstances(job.device),
-        "compiled": dict.fromkeys(TRIED),
         "resumed_from": resumed_from,
         "canary": None,
         "score_seconds_per_task": None,

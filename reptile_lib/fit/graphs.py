@@ -159,8 +159,7 @@ def captured(act: Callable[..., Any]) -> Callable[..., Any]:
 
 @contextmanager
 def _no_collector() -> Iterator[None]:
-    """Collect garbage before, and none meanwhile: it may free what no graph can."""
-    gc.collect()
+    """Collect no garbage: it may free what must not be freed during a recording."""
     enabled = gc.isenabled()
     gc.disable()
     try:
@@ -174,7 +173,7 @@ def _recorded(act: Callable[[], Any], device: torch.device) -> Callable[[], Any]
     """Return `act` as a graph, where the device has graphs."""
     if device.type != "cuda":
         return act
-    with torch.cuda.device(device), _no_collector():
+    with torch.cuda.device(device):
         side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):
@@ -182,7 +181,11 @@ def _recorded(act: Callable[[], Any], device: torch.device) -> Callable[[], Any]
                 act()
         torch.cuda.current_stream().wait_stream(side)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+        # On `side`: torch's own stream for graphs is of the device that was used first.
+        with (
+            _no_collector(),
+            torch.cuda.graph(graph, stream=side, capture_error_mode="thread_local"),
+        ):
             result = act()  # recording itself computes nothing
 
     def replay() -> Any:

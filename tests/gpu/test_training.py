@@ -8,13 +8,12 @@ from typing import Any
 
 import pytest
 import torch
-from torch.nn import functional as F
 
 from benchmarks.gpu import seeds, training
 from benchmarks.gpu.job import Job
-from benchmarks.gpu.library import load_learners, save_learners, settings
+from benchmarks.gpu.library import load_learners, save_learners
 from benchmarks.gpu.record import Report, read
-from reptile_lib import Reptile, Sine, UserError, mlp, sgd
+from reptile_lib import UserError
 
 CPU = torch.device("cpu")
 
@@ -54,35 +53,6 @@ def test_a_training_that_can_end_comes_before_scores() -> None:
     assert training.reserve(200, training=190, scoring=60, least=30) == 30
     assert training.reserve(200, training=900, scoring=60, least=30) == 30
     assert training.reserve(200, training=900, scoring=20, least=30) == 20
-
-
-def waves(meta_steps: int = 20) -> seeds.Run:
-    """Return runs whose network has no compiled steps: both ways are the same."""
-    how: dict[str, Any] = {"criterion": F.mse_loss, "device": "cpu"}
-    learners = [Reptile(mlp(1, 8, 1, seed=i), sgd(0.01), 2, 4, **how) for i in range(3)]
-    config = replace(settings("glyphs-5way"), meta_steps=meta_steps, meta_batch=2)
-    tasks: Any = [Sine() for _ in range(3)]
-    return seeds.Run("waves", config, learners, [], tasks)
-
-
-@pytest.mark.parametrize(("pace", "taken"), [(1e6, True), (0.0, False)])
-def test_compiled_steps_are_taken_if_quicker(pace: float, taken: bool) -> None:
-    run = waves()
-    before = [learner.phi.clone() for learner in run.learners]
-    found = training.try_compiled(run, SIZES, pace)
-    assert set(found) == set(training.TRIED)
-    assert (found["difference"], found["traceback"]) == (0.0, None)
-    assert found["seconds"] > 0
-    assert found["taken"] is run.compiled is taken
-    assert all(map(torch.equal, before, [learner.phi for learner in run.learners]))
-
-
-def test_compiled_steps_that_lead_elsewhere_or_fail_are_not_taken() -> None:
-    run = waves()
-    run.learners[0].state.phi.fill_(torch.nan)
-    found = training.try_compiled(run, SIZES, 1e6)
-    assert "diverged" in found["traceback"]
-    assert found["taken"] is run.compiled is False
 
 
 @pytest.mark.slow
