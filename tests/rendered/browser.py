@@ -114,7 +114,7 @@ class Browser:
         width: int,
         touch: bool = False,
         scripts: bool = True,
-        formulas: bool = True,
+        blocked: str = "",
         **media: str,
     ) -> None:
         """Open a page and wait until it is drawn.
@@ -124,7 +124,7 @@ class Browser:
             width: of the window in pixels.
             touch: whether the screen can be touched.
             scripts: whether the page's scripts run.
-            formulas: whether they are set, which takes a second.
+            blocked: what is not loaded, an address with stars.
             media: what the reader prefers: `prefers_color_scheme="dark"`,
                 `prefers_reduced_motion="reduce"`.
         """
@@ -132,8 +132,7 @@ class Browser:
         self.call("Emulation.setTouchEmulationEnabled", enabled=touch)
         self.call("Emulation.setScriptExecutionDisabled", value=not scripts)
         self.prefer(**media)
-        blocked = [] if formulas else ["*mathjax*"]
-        self.call("Network.setBlockedURLs", urls=blocked)
+        self.call("Network.setBlockedURLs", urls=[blocked] if blocked else [])
         self.events.clear()
         self.call("Page.navigate", url=url)
         while not any(e["method"] == "Page.loadEventFired" for e in self.events):
@@ -187,8 +186,8 @@ class Browser:
                     wrong.append(f"console.{told['type']}: {' '.join(words)}")
             elif event["method"] == "Log.entryAdded":
                 entry = told["entry"]
-                blocked = "ERR_BLOCKED_BY_CLIENT" in entry["text"]
-                if entry["level"] in ("error", "warning") and not blocked:
+                meant = "ERR_BLOCKED_BY_CLIENT" in entry["text"]
+                if entry["level"] in ("error", "warning") and not meant:
                     wrong.append(f"{entry['text']} {entry.get('url', '')}")
         return wrong
 

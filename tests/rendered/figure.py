@@ -10,6 +10,8 @@ from torch import Tensor
 from tests.rendered.browser import Browser
 
 CALM: dict[str, Any] = {"prefers_reduced_motion": "reduce"}
+FORMULAS = "*mathjax*"
+"""What sets formulas; a second is saved where a figure is used without them."""
 each_means = pytest.mark.parametrize("means", ["mouse", "touch", "keyboard"])
 
 

@@ -20,7 +20,7 @@ from reptile_lib.tasks import Batch
 from tests.kit import one
 from tests.rendered.book import HTML
 from tests.rendered.browser import Browser
-from tests.rendered.figure import CALM, Figure, each_means
+from tests.rendered.figure import CALM, FORMULAS, Figure, each_means
 
 Line = tuple[float, float, float, float]
 
@@ -104,7 +104,7 @@ class Fields(Figure):
 
 def opened(browser: Browser, width: int = 800) -> Fields:
     page = HTML / "chapters/05-applications/images.html"
-    browser.open(page.as_uri(), width, touch=True, formulas=False, **CALM)
+    browser.open(page.as_uri(), width, touch=True, blocked=FORMULAS, **CALM)
     fields = Fields(browser, (0, SIDE), (SIDE, 0))
     browser.middle(".moving-fields")
     fields.settle()

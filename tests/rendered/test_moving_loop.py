@@ -16,7 +16,7 @@ from torch import Tensor
 from reptile_book import animation, loop_control
 from tests.rendered.book import HTML
 from tests.rendered.browser import Browser
-from tests.rendered.figure import CALM, Figure, each_means
+from tests.rendered.figure import CALM, FORMULAS, Figure, each_means
 
 LAST = 24
 """Meta-steps of the loops."""
@@ -61,7 +61,7 @@ each_loop = pytest.mark.parametrize("scene", LOOPS)
 def opened_loop(browser: Browser, scene: str, **media: Any) -> Figure:
     told = LOOPS[scene]
     page = (HTML / told["page"]).as_uri()
-    browser.open(page, 800, touch=True, formulas=False, **media)
+    browser.open(page, 800, touch=True, blocked=FORMULAS, **media)
     return Figure(browser, told["across"], told["up"])
 
 

@@ -8,7 +8,7 @@ from reptile_book import rest_control
 from reptile_lib import Quadratics
 from tests.rendered.book import HTML
 from tests.rendered.browser import Browser
-from tests.rendered.figure import CALM, Figure, each_means
+from tests.rendered.figure import CALM, FORMULAS, Figure, each_means
 
 H = torch.tensor(
     [[[1.8, 0.4], [0.4, 0.5]], [[0.3, 0], [0, 1]], [[0.5, -0.2], [-0.2, 0.4]]]
@@ -19,7 +19,7 @@ HANDLES = [f".moving-handle.{colour} .m-dot" for colour in ("blue", "red", "gree
 
 def opened_rest(browser: Browser) -> Figure:
     page = HTML / "chapters/03-algorithm/convergence.html"
-    browser.open(page.as_uri(), 800, touch=True, formulas=False, **CALM)
+    browser.open(page.as_uri(), 800, touch=True, blocked=FORMULAS, **CALM)
     return Figure(browser, rest_control.ACROSS, rest_control.UP)
 
 

@@ -20,6 +20,7 @@ from reptile_lib.tasks import Batch, Episodes
 from tests.kit import start_of_the_figure
 from tests.rendered.book import HTML
 from tests.rendered.browser import Browser
+from tests.rendered.figure import FORMULAS
 
 PAGE = HTML / "chapters/01-overview/motivation.html"
 STAGE = "figure.moving-wave .moving-stage"
@@ -136,7 +137,7 @@ class Wave:
 
 
 def opened(browser: Browser, width: int = 1280) -> Wave:
-    browser.open(PAGE.as_uri(), width, touch=True, formulas=False)
+    browser.open(PAGE.as_uri(), width, touch=True, blocked=FORMULAS)
     wave = Wave(browser, STORED["wave"]["amplitude"], STORED["wave"]["phase"])
     wave.settle()
     return wave
@@ -283,15 +284,9 @@ def test_no_points_break_it(browser: Browser) -> None:
 
 
 def test_without_its_weights_the_still_picture_comes_back(browser: Browser) -> None:
-    browser.call("Network.setBlockedURLs", urls=["*weights/sine.js*"])
-    try:
-        browser.open(PAGE.as_uri(), 1280)
-        browser.frame()
-        height = browser.of(
-            "figure.moving-wave img", "it.getBoundingClientRect().height"
-        )
-        assert height > 100
-        assert not browser.evaluate(f"document.querySelectorAll('{STAGE}').length")
-        assert any("cannot be read" in error for error in browser.errors())
-    finally:
-        browser.call("Network.setBlockedURLs", urls=[])
+    browser.open(PAGE.as_uri(), 1280, blocked="*weights/sine.js*")
+    browser.frame()
+    height = browser.of("figure.moving-wave img", "it.getBoundingClientRect().height")
+    assert height > 100
+    assert not browser.evaluate(f"document.querySelectorAll('{STAGE}').length")
+    assert any("cannot be read" in error for error in browser.errors())
