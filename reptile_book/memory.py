@@ -50,14 +50,12 @@ def _percent(place: Path, key: str, shots: int, protocol: str) -> list[float]:
 
 
 def at_own_rates(
-    data: str,
-    folder: Path = RESULTS / adam_rates.ROW,
-    meta_steps: int = adam_rates.STUDY.meta_steps,
+    data: str, folder: Path = RESULTS / adam_rates.ROW
 ) -> dict[str, tuple[float, list[float]]]:
     """Return α and the 1-shot accuracies in % of each choice that is recorded."""
     found = {}
     for name in adam_rates.CHOICES:
-        file = adam_rates.file_name(data, name, meta_steps)
+        file = adam_rates.file_name(data, name)
         runs = sorted(folder.glob(f"{file}-[0-9]*.json"))
         scores = [records.read_one(run)["metrics"]["1-shot"] for run in runs]
         if scores:

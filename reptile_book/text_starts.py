@@ -430,9 +430,9 @@ def choose(data: str, study: Study, say: Callable[[str], None] = print) -> Recor
 
 
 def at_once_or_halved(
-    rate: float, score: Callable[[float], Tensor], times: int = 3
+    rate: float, score: Callable[[float], Tensor]
 ) -> tuple[float, Tensor]:
-    """Return the rate, halved until no task diverges, and the scores there.
+    """Return the rate, halved up to three times until no task diverges, and the scores.
 
     A hundred validation tasks may all go well where a few of six hundred others do not.
     That a task diverges shows on its examples: no answer of a query is looked at.
@@ -440,13 +440,13 @@ def at_once_or_halved(
     Raises:
         UserError: tasks diverge even so.
     """
-    while True:
+    for lower in (rate, rate / 2, rate / 4):
         try:
-            return rate, score(rate)
+            return lower, score(lower)
         except UserError as error:
-            if "diverged" not in str(error) or not times:
+            if "diverged" not in str(error):
                 raise
-            rate, times = rate / 2, times - 1
+    return rate / 8, score(rate / 8)
 
 
 def final(data: str, choice: Record, seed: int, study: Study) -> Record:

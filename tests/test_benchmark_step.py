@@ -37,6 +37,9 @@ def test_the_plan_has_the_numbers_of_the_command() -> None:
     least = flops / step.FLOPS * 1e6, moved / step.BYTES * 1e6
     row = f"| 5 | {flops / 1e9:.2f} | {least[0]:.1f} | {moved / 1e6:.0f}"
     assert f"{row} | {least[1]:.0f} | {calls} |" in plan
+    drawing = {sum(step.drawing(tasks).calls.values()) for tasks in (5, 255)}
+    (each_time,) = drawing  # as many calls, whatever the tasks
+    assert f"Drawing is {each_time} calls, for 5 tasks as for 255" in plan
     parts = [
         line.split("|")[2]
         for line in plan.split("| part |")[1].split("\n")[2:]

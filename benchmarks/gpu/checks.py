@@ -155,13 +155,24 @@ class Checks:
 
     def recorded(self, name: str, dtype: str, meta_steps: int = 0, **how: Any) -> float:
         """Train with meta-steps recorded as graphs and without; moments are carried."""
-        how = {"engine": "stacked", "moments": "carry"} | how
         # so many that some are recorded in a row; in float32 rounding grows until then
         few = IN_A_ROW + 2 if dtype == "float64" else self.meta_steps
-        steps = meta_steps or few
+        return self.with_and_without("recorded", name, dtype, meta_steps or few, **how)
+
+    def compiled(self, name: str) -> float:
+        """Train in float64 with compiled steps, some of them recorded in a row."""
+        return self.with_and_without("compiled", name, "float64", IN_A_ROW + 2)
+
+    def with_and_without(
+        self, option: str, name: str, dtype: str, meta_steps: int, **how: Any
+    ) -> float:
+        """Train with an option of the learner and without; moments are carried."""
+        how = {"engine": "stacked", "moments": "carry"} | how
         with default_dtype(dtype):
-            plain = self.trained(name, steps, recorded=False, **how)
-            found = self.trained(name, steps, recorded=True, **how)
+            plain, found = (
+                self.trained(name, meta_steps, **how | {option: way})
+                for way in (False, True)
+            )
             return apart(found, plain.phi, self.start(name))
 
     def drawn_again(self) -> float:
@@ -190,16 +201,6 @@ class Checks:
         return self.recorded(
             name, "float64", meta_steps, at_once=of_a_draw * self.cells[name].meta_batch
         )
-
-    def compiled(self, name: str) -> float:
-        """Train in float64 with compiled steps, some of them recorded in a row."""
-        how = {"engine": "stacked", "moments": "carry"}
-        with default_dtype("float64"):
-            plain, found = (
-                self.trained(name, IN_A_ROW + 2, compiled=way, **how)
-                for way in (False, True)
-            )
-            return apart(found, plain.phi, self.start(name))
 
     def rule_recorded(self, rule: str) -> float:
         """Compare graphs of another outer rule than Reptile's."""

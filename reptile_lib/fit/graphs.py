@@ -68,8 +68,8 @@ def in_a_row(run: Training, most: int = IN_A_ROW) -> Advance:
         nonlocal begun
         n, done = run.meta_batch, 0
         epsilons = _stacked([run.epsilon(i / run.meta_steps) for i in steps], now.phi)
-        count = len(steps) if drawn is draw else max(whole, len(steps))
-        some = range(steps.start, steps.start + count)
+        many = len(steps) if drawn is draw else max(whole, len(steps))
+        some = range(steps.start, steps.start + many)
         who = draws(run.seed, TRAIN, some, range(n), now.phi.device)
         tasks = drawn(now.phi, who.tasks)
         while done < len(steps):
